@@ -1,0 +1,1 @@
+"""Adapters: attach what was trained to the models that `probe` reads."""

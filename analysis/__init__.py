@@ -1,0 +1,1 @@
+"""Statistics of retrieval results: numbers in, numbers out; no torch, no plots."""

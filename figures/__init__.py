@@ -1,0 +1,1 @@
+"""Drawings of finished findings; computes nothing."""

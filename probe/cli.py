@@ -1,0 +1,398 @@
+"""The command line: one function a command, heavy imports inside the function, every fault one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probe.errors import ProbeError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Where in a language model do languages meet? Extract hidden states, retrieve translations at every layer.",
+)
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The corpora: list, fetch, verify.")
+app.add_typer(data, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout, nothing else.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Langs = Annotated[
+    str | None,
+    typer.Option(
+        help="Languages: codes (swh_Latn), ISO codes (sw) or sets (paper35, slots20, mt9, all), comma-separated."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Take the first N sentences only.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
+
+
+def main() -> None:
+    """Entry point of `probe` and `python -m probe`. Exit codes: 0 done, 1 a bug, 2 the user's input, 130 Ctrl-C."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    if not debug:
+        _silence_libraries()
+    try:
+        app()
+    except ProbeError as error:
+        if debug:
+            raise
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on where it stopped", 130)
+    except OSError as error:
+        if debug or error.filename is None:
+            raise
+        _fail(
+            f"{error.filename}: {error.strerror}; expected to read or write it; check the path and its permissions", 2
+        )
+    except Exception as error:
+        if debug:
+            raise
+        _fail(
+            f"unexpected {type(error).__name__}: {error}; this is a bug: run again with --debug and report what it prints",
+            1,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"probe: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _silence_libraries() -> None:
+    """Third-party logging, warnings and bars; set in the environment before the libraries are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"midprobe {version('midprobe')} ({Path(__file__).parents[1]})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="The version and the folder it runs from."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and the libraries' own messages; may stand anywhere.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def extract(
+    model: Annotated[str, typer.Option(help="Hub id, local folder or builtin:tiny.")],
+    corpus: Annotated[
+        str, typer.Option(help="flores200, massive, everyday, or a folder with one text file a language.")
+    ],
+    out: Annotated[Path, typer.Option(help="The store to write: a folder.")],
+    adapter: Annotated[str | None, typer.Option(help="A PEFT adapter: folder or hub id.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of the corpus; dev for named corpora. In a folder only where a language has several files."
+        ),
+    ] = None,
+    langs: Langs = None,
+    layers: Annotated[str, typer.Option(help="all, even, 0,8,16 or start:stop:step with the stop included.")] = "all",
+    pool: Annotated[
+        str, typer.Option(help="mean, mean-nofirst, last, weighted; several comma-separated, in one pass.")
+    ] = "mean",
+    dtype: Annotated[
+        str,
+        typer.Option(help="Of the forward pass: auto (bf16 where the hardware is faster with it), bf16, fp16, fp32."),
+    ] = "auto",
+    store_dtype: Annotated[
+        str, typer.Option(help="float32, or float16 (half the size; overflow is refused).")
+    ] = "float32",
+    batch_tokens: Annotated[
+        str, typer.Option(help="Tokens a batch, padding included; auto halves it when memory runs out.")
+    ] = "auto",
+    device: Device = "auto",
+    limit: Limit = None,
+    final_norm: Annotated[
+        str,
+        typer.Option(help="model: the last layer is after the final norm, as in output_hidden_states; raw: before it."),
+    ] = "model",
+    shard: Annotated[
+        str | None,
+        typer.Option(help="This process's share of the languages: i/N with i from 0, or slurm for array tasks."),
+    ] = None,
+    text: Annotated[
+        bool,
+        typer.Option(
+            "--text/--no-text", help="Keep the sentences in the store; without them a result has no controls."
+        ),
+    ] = True,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut sentences longer than the model's context instead of refusing them.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code from the model's repository.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Run a corpus through a model once and store the pooled hidden states of every layer."""
+    from align.adapter import attach, find_adapter
+    from probe.extract import Settings, Share, extract_all
+    from probe.progress import ExtractionProgress
+    from probe.sources import load_corpus
+
+    settings = Settings(
+        layers, tuple(pool.split(",")), store_dtype, final_norm, _batch_tokens(batch_tokens), truncate, text
+    )
+    share = Share.parse(shard)
+    texts = load_corpus(corpus, langs, split, limit)
+    with ExtractionProgress() as progress:
+        store = extract_all(
+            model, texts, out, settings=settings, revision=revision, adapter=find_adapter(adapter) if adapter else None, attach=attach,
+            dtype=dtype, device=device, trust_remote_code=trust_remote_code, share=share, overwrite=overwrite, observer=progress,
+        )  # fmt: skip
+    if as_json:
+        _print_json({"store": str(out), **store.manifest, "missing": store.missing()})
+    elif store.manifest["complete"]:
+        size = sum(entry["bytes"] for entry in store.manifest["files"].values())
+        print(
+            f"{out} is complete: {len(store.languages)} languages x {store.manifest['rows']} sentences x {len(store.layers)} layers, {size / 1e6:,.0f} MB, {store.manifest['dtype']}"
+        )
+    else:
+        print(
+            f"{out}: this process's share is done; {len(store.missing())} of {len(store.languages)} languages are still to be written by others"
+        )
+
+
+def _batch_tokens(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ProbeError(
+            f"--batch-tokens {text}", "auto or a positive number", "give for example --batch-tokens 2048"
+        ) from None
+
+
+@app.command()
+def retrieve(
+    source: Annotated[
+        Path, typer.Argument(help="A store, or a folder of <lang>.npy arrays (sentences, dim).", metavar="STORE")
+    ],
+    out: Annotated[Path, typer.Option(help="The result to write: a folder.")],
+    layers: Annotated[str, typer.Option(help="all, even, 0,8,16 or start:stop:step with the stop included.")] = "all",
+    k: Annotated[int, typer.Option(help="Neighbours in the margin.")] = 4,
+    margin: Annotated[str, typer.Option(help="ratio (xSIM), distance or absolute.")] = "ratio",
+    backend: Annotated[str, typer.Option(help="auto (faiss where installed), faiss or torch.")] = "auto",
+    device: Device = "auto",
+    pool: Annotated[str, typer.Option(help="Which of the store's poolings.")] = "mean",
+    langs: Langs = None,
+    limit: Limit = None,
+    controls: Annotated[
+        bool, typer.Option("--controls/--no-controls", help="The model-free retrievals beside the layers.")
+    ] = True,
+    save_predictions: Annotated[
+        bool, typer.Option("--save-predictions", help="Write every retrieved row to predictions.h5.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Retrieve every sentence's translation, in every direction at every layer (xSIM)."""
+    from probe.progress import RetrievalProgress
+    from probe.retrieve import retrieve_all
+
+    with RetrievalProgress() as advance:
+        result = retrieve_all(
+            source, layers=layers, k=k, margin=margin, backend=backend, device=device, pool=pool, langs=langs, limit=limit,
+            controls=controls, save_predictions=save_predictions, out=out, overwrite=overwrite, advance=advance,
+        )  # fmt: skip
+    _show_result(result.summary(), as_json)
+
+
+def _show_result(summary: dict[str, Any], as_json: bool) -> None:
+    from rich.console import Console
+
+    from probe.tables import retrieval_table
+
+    if as_json:
+        _print_json(summary)
+    else:
+        Console(width=None if sys.stdout.isatty() else 100).print(retrieval_table(summary))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where store and result go.")] = Path("demo"),
+    as_json: Json = False,
+) -> None:
+    """The whole loop on the embedded corpus and model: no network, under a minute."""
+    from probe.extract import extract_all
+    from probe.progress import ExtractionProgress, RetrievalProgress
+    from probe.retrieve import retrieve_all
+    from probe.sources import load_corpus
+
+    corpus = load_corpus("everyday")
+    with ExtractionProgress() as progress:
+        store = extract_all("builtin:tiny", corpus, out / "store", dtype="fp32", device="cpu", observer=progress)
+    with RetrievalProgress() as advance:
+        summary = retrieve_all(
+            store, backend="torch", device="cpu", out=out / "result", overwrite=True, advance=advance
+        ).summary()
+    _show_result(summary, as_json)
+    if not as_json:
+        print(
+            f"\n{len(corpus.languages)} languages, {corpus.rows} sentences, an UNTRAINED model (builtin:tiny, random weights): its layers show what surface form\n"
+            f"alone leaks through, and the char control is above them. A trained model has something to beat.\n"
+            f"Store: {out / 'store'}   Result: {out / 'result'} (summary.json, accuracy.csv, hits.h5)\n"
+            f"Next: probe extract --model YOUR_MODEL --corpus flores200 --out store && probe retrieve store --out result"
+        )
+
+
+@data.command("list")
+def data_list(
+    languages: Annotated[
+        bool, typer.Option("--languages", help="The 204 languages and the named sets instead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """The named corpora with licence and sources, or the languages."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from data_manifests import corpus_manifest, corpus_names, language_sets
+    from data_manifests import languages as known
+
+    if as_json:
+        corpora = {name: asdict(corpus_manifest(name)) for name in corpus_names()}
+        _print_json(
+            {"languages": [asdict(language) for language in known().values()], "sets": language_sets()}
+            if languages
+            else corpora
+        )
+        return
+    table = Table()
+    if languages:
+        for heading in ("code", "name", "autonym", "family", "level", "ISO 639-1", "sets"):
+            table.add_column(heading)
+        for code, language in known().items():
+            member = ", ".join(name for name, codes in language_sets().items() if code in codes)
+            table.add_row(
+                code, language.name, language.autonym, language.family, language.level, language.iso639_1, member
+            )
+    else:
+        for heading in ("corpus", "languages", "rows", "licence", "sources"):
+            table.add_column(heading)
+        for name in corpus_names():
+            manifest = corpus_manifest(name)
+            rows = ", ".join(f"{split} {count}" for split, count in manifest.rows.items())
+            sources = ", ".join(
+                f"{source.kind} {source.id or source.url or ''}{' (gated)' if source.gated else ''}".strip()
+                for source in manifest.sources
+            )
+            table.add_row(name, str(len(manifest.languages)), rows, manifest.licence, sources)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+@data.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="A named corpus.")],
+    langs: Langs = None,
+    split: Annotated[str | None, typer.Option(help="One split; all of them where it is not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Keep a local copy of a named corpus, from its first source that answers."""
+    from probe.sources import fetch_corpus, local_data
+
+    files = fetch_corpus(name, langs, (split,) if split else ())
+    if as_json:
+        _print_json({"files": [str(path) for path in files]})
+    else:
+        print(f"{len(files)} files below {local_data() / name}")
+
+
+@data.command("verify")
+def data_verify(
+    corpus: Annotated[str, typer.Argument(help="A named corpus or a folder.")],
+    langs: Langs = None,
+    split: Annotated[str | None, typer.Option(help="Split of the corpus.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Counts, alignment, duplicates, digests, and the script of each file against its code."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from probe.sources import load_corpus
+    from probe.verify import verify
+
+    checks = verify(load_corpus(corpus, langs, split))
+    faults = [f"{check.language}: {fault}" for check in checks for fault in check.faults]
+    if as_json:
+        _print_json({"languages": [asdict(check) for check in checks], "faults": faults})
+    else:
+        table = Table("language", "rows", "duplicates", "in its script", "numbers kept", "(next row)", "sha256")
+        for check in checks:
+            numbers = [
+                "-" if share is None else f"{share:.0%}" for share in (check.numbers_kept, check.numbers_shifted)
+            ]
+            table.add_row(
+                check.language,
+                str(check.rows),
+                str(check.duplicates),
+                f"{check.script_share:.0%}",
+                *numbers,
+                check.sha256[:12],
+            )
+        Console(width=None if sys.stdout.isatty() else 100).print(table)
+        print(f"{len(checks)} languages, {len(faults)} faults")
+    if faults:
+        raise ProbeError(
+            f"{len(faults)} faults, first {faults[0]}", "none", "mend the files, or leave these languages out"
+        )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is installed, which devices and backends; what is wrong and how to mend it."""
+    from probe.doctor import examine
+
+    report = examine()
+    if as_json:
+        _print_json(report)
+        return
+    problems = report.pop("problems")
+    for name, value in report.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {entry}" for key, entry in value.items())
+        elif isinstance(value, list):
+            value = "; ".join(map(str, value)) or "none"
+        print(f"{name:14} {value}")
+    print("\n".join(f"PROBLEM {problem}" for problem in problems) or "no problem found")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, default=str))

@@ -1,0 +1,365 @@
+"""Load a model and its tokenizer, find the block list of any decoder or encoder, and run its first blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from data_manifests import languages
+from probe.errors import ModelError
+from probe.tiny import tiny_model, tiny_tokenizer
+
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "config.json")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model before its weights are loaded: enough to plan a run, check it and compare it with a store."""
+
+    name: str
+    tokenizer: Any
+    skeleton: Any
+    """The base model on the meta device: its structure without memory."""
+    identity: Mapping[str, Any]
+    """Model id with resolved revision or weights digest, adapter digest, tokenizer digest: goes into the store's manifest."""
+    trust_remote_code: bool = False
+
+    @cached_property
+    def depth(self) -> int:
+        """Number of blocks; hidden states are numbered 0 (input of block 1) to `depth` (output of the last)."""
+        return len(self.skeleton.get_submodule(find_blocks(self.skeleton)))
+
+    @property
+    def hidden_size(self) -> int:
+        return int(text_config(self.skeleton).hidden_size)
+
+    @cached_property
+    def context(self) -> int:
+        """The longest sentence in tokens that model and tokenizer take."""
+        return context_length(self.skeleton, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model without LM head (of an encoder-decoder: its encoder) and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+    @cached_property
+    def blocks_name(self) -> str:
+        return find_blocks(self.model)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.model.get_submodule(self.blocks_name)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(text_config(self.model).hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token ids go: the device of the input embeddings."""
+        return self.model.get_input_embeddings().weight.device
+
+
+def open_model(
+    name: str, revision: str | None = None, adapter: Path | None = None, trust_remote_code: bool = False
+) -> ModelSource:
+    """Find a model by hub id, local folder or `builtin:tiny`; reads its configuration and tokenizer, not its weights.
+
+    Args:
+        adapter: a PEFT folder that will be attached; here only its digest is taken.
+
+    Raises:
+        ModelError: unknown model, or an architecture whose blocks cannot be told.
+    """
+    if name.startswith("builtin:"):
+        if name != "builtin:tiny":
+            raise ModelError(f"no embedded model {name!r}", "builtin:tiny", "use it, a hub id, or a folder")
+        skeleton, tokenizer = tiny_model(), tiny_tokenizer()
+        known_as, resolved = name, None
+        weights: str | None = state_digest(skeleton)
+    else:
+        config, tokenizer = _load_config_and_tokenizer(name, revision, trust_remote_code)
+        skeleton = _skeleton(config, trust_remote_code)
+        resolved = getattr(config, "_commit_hash", None)
+        # A local folder is known by its content: where it lies says nothing, and would tie a store to one machine.
+        known_as = name if resolved else Path(name).resolve().name
+        weights = None if resolved else folder_digest(Path(name), _WEIGHT_FILES)
+    identity = {
+        "name": known_as,
+        "revision": resolved,
+        "weights": weights,
+        "adapter": adapter and folder_digest(adapter, ("adapter_config.json", "adapter_model.*")),
+        "tokenizer": tokenizer_digest(tokenizer),
+    }
+    source = ModelSource(name, tokenizer, skeleton, identity, trust_remote_code)
+    find_blocks(skeleton)
+    return source
+
+
+def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device, spread: bool = False) -> LoadedModel:
+    """Load the weights.
+
+    Args:
+        spread: whether the blocks may be spread over several GPUs where one is too small.
+
+    Raises:
+        ModelError: weights that cannot be loaded, or that leave a block random.
+    """
+    if source.name.startswith("builtin:"):
+        tiny: Any = tiny_model()
+        return LoadedModel(tiny.to(device=device, dtype=dtype), source.tokenizer)
+    from transformers import AutoModel
+
+    options: dict[str, Any] = {"revision": source.identity["revision"], "trust_remote_code": source.trust_remote_code}
+    if spread and device.type == "cuda" and _needs_several_gpus(source.skeleton, dtype):
+        options["device_map"] = "auto"
+    elif device.type == "cuda":
+        options["device_map"] = {"": device}
+    with _one_line(f"--model {source.name}", "weights that transformers can load"):
+        model, info = AutoModel.from_pretrained(source.name, dtype=dtype, output_loading_info=True, **options)
+    model = _encoder(model)
+    _refuse_random_weights(source.name, model, info["missing_keys"])
+    return LoadedModel(model.eval(), source.tokenizer)
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` = the first GPU where one is visible, else the CPU.
+
+    Raises:
+        ModelError: a GPU that is not there.
+    """
+    if device == "auto":  # torchrun gives each process of a machine its own GPU
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"--device {device}", "auto, cpu, cuda or cuda:N", "give one of these") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"--device {device} but {torch.cuda.device_count()} GPUs are visible",
+            "a visible GPU",
+            "see `probe doctor`, or use --device cpu",
+        )
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` = bf16 where the hardware multiplies it faster than float32, else float32."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if dtype in named:
+        return named[dtype]
+    if dtype != "auto":
+        raise ModelError(f"--dtype {dtype}", f"auto, {', '.join(named)}", "give one of these")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if cpu_has_bf16() else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU has bf16 dot-product or tile instructions; without them bf16 is emulated and slower."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
+
+
+def _load_config_and_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _one_line(f"--model {name}", "a hub id, a local folder or builtin:tiny"):
+        config = AutoConfig.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    return config, tokenizer
+
+
+def _skeleton(config: Any, trust_remote_code: bool) -> Any:
+    from transformers import AutoModel
+
+    with (
+        _one_line(f"architecture {getattr(config, 'model_type', '?')}", "one that transformers has a base model for"),
+        torch.device("meta"),
+    ):
+        return _encoder(AutoModel.from_config(config, trust_remote_code=trust_remote_code))
+
+
+def _encoder(model: Any) -> Any:
+    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+
+
+def _needs_several_gpus(skeleton: Any, dtype: torch.dtype) -> bool:
+    if torch.cuda.device_count() < 2:
+        return False
+    need = sum(parameter.numel() for parameter in skeleton.parameters()) * dtype.itemsize
+    return need > 0.9 * torch.cuda.mem_get_info()[0]
+
+
+@contextlib.contextmanager
+def _one_line(given: str, expected: str) -> Iterator[None]:
+    """Turn what transformers raises for a model it cannot load into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        remote = (
+            "pass --trust-remote-code if you trust its authors"
+            if "trust_remote_code" in reason
+            else "check the name, the network, or `probe doctor`"
+        )
+        raise ModelError(f"{given} cannot be loaded ({reason[:300]})", expected, remote) from error
+
+
+def _refuse_random_weights(name: str, model: Any, missing: Sequence[str]) -> None:
+    """A weight that the files lack would be random, and so would every number made with it. Poolers and heads are not used."""
+    present = {key for key in model.state_dict() if "pooler" not in key}
+    random = sorted(key for key in missing if any(key == own or key.endswith("." + own) for own in present))
+    if random:
+        raise ModelError(
+            f"{name} has no weights for {random[0]} and {len(random) - 1} more",
+            "weights for every block",
+            "check that the folder belongs to this architecture",
+        )
+
+
+def state_digest(model: Any) -> str:
+    """sha256 of a small model's weights."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of the language model, inside a multimodal one too."""
+    return model.config.get_text_config()
+
+
+def find_blocks(model: Any) -> str:
+    """The name of *the* module list whose length is the number of hidden layers.
+
+    Lists inside another candidate (experts of a mixture) are not it; of several, the one of the language model is.
+
+    Raises:
+        ModelError: none or several fit.
+    """
+    depth = text_config(model).num_hidden_layers
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    names = [name for name in names if not any(name.startswith(other + ".") for other in names)]
+    if len(names) > 1:
+        names = [name for name in names if "language_model" in name or "text_model" in name]
+    if len(names) != 1:
+        raise ModelError(
+            f"{len(names)} lists of {depth} blocks in {type(model).__name__}",
+            "exactly one",
+            "the architecture is not supported; open an issue with its name",
+        )
+    return names[0]
+
+
+def context_length(model: Any, tokenizer: Any) -> int:
+    """The longest sentence in tokens. Position tables that start after the padding index (RoBERTa's) lose those places."""
+    limits = [
+        int(limit)
+        for limit in (getattr(text_config(model), "max_position_embeddings", None), tokenizer.model_max_length)
+        if limit
+    ]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            limits.append(module.num_embeddings - module.padding_idx - 1)
+    return min(limits, default=2**31 - 1)
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """sha256 of everything that decides a sentence's ids: the fast tokenizer's own serialisation, else vocabulary and flags."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        state.pop("padding", None)
+        state.pop("truncation", None)
+    else:
+        state = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    state["special"] = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def folder_digest(folder: Path, patterns: Sequence[str]) -> str:
+    """sha256 of the files that match, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def tokenise(tokenizer: Any, sentences: Sequence[str], code: str, max_length: int | None = None) -> list[np.ndarray]:
+    """Token ids of each sentence with the tokenizer's own special tokens, as int32 arrays; no padding.
+
+    Translation models that mark the source language (NLLB, M2M-100) get the mark of `code` where they have one.
+
+    Args:
+        max_length: cut longer sentences here; None = never cut.
+    """
+    if hasattr(tokenizer, "src_lang") and (mark := source_language(tokenizer, code)) is not None:
+        tokenizer.src_lang = mark
+    encoded = tokenizer(
+        list(sentences),
+        add_special_tokens=True,
+        padding=False,
+        truncation=max_length is not None,
+        max_length=max_length,
+        verbose=False,
+    )
+    return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+
+def source_language(tokenizer: Any, code: str) -> str | None:
+    """The tokenizer's own name of a language (FLORES-200 code in NLLB, ISO 639-1 in M2M-100); None where it has none."""
+    language = languages().get(code)
+    vocabulary = tokenizer.get_vocab()
+    marks = getattr(tokenizer, "lang_code_to_token", {})
+    for name in (code, language.iso639_1 if language else None):
+        if name is not None and (name in marks or (name == code and name in vocabulary)):
+            return name
+    return None
+
+
+@contextlib.contextmanager
+def shortened(loaded: LoadedModel, keep: int) -> Iterator[None]:
+    """Run only the first `keep` blocks inside; the list is whole again afterwards, whatever happens."""
+    parent_name, _, attribute = loaded.blocks_name.rpartition(".")
+    parent, whole = loaded.model.get_submodule(parent_name), loaded.blocks
+    setattr(parent, attribute, whole[:keep])
+    try:
+        yield
+    finally:
+        setattr(parent, attribute, whole)
+
+
+def forward(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The base model's last hidden state (batch, token, hidden), after its final norm where it has one; no cache is built."""
+    accepted = inspect.signature(loaded.model.forward).parameters
+    options = {"use_cache": False} if "use_cache" in accepted else {}
+    output = loaded.model(input_ids=ids, attention_mask=mask.long(), **options)
+    return output[0]

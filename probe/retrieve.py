@@ -1,0 +1,250 @@
+"""Layers x unordered language pairs -> RetrievalResult."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from probe import provenance
+from probe.controls import CONTROLS, control_pairs
+from probe.corpus import resolve_languages
+from probe.errors import RetrievalError
+from probe.extract import parse_layers
+from probe.knn import Pair, choose_backend, make_search
+from probe.margin import MARGINS, mexa_rows, retrieve_rows
+from probe.model import choose_device
+from probe.results import Cells, RetrievalResult
+from probe.store import ActivationStore, layer_name, write_json
+from probe.vectors import Vectors, open_vectors
+
+Advance = Callable[[str, int, int], None]
+"""Called with a layer's name, the pairs done and the pairs to do."""
+
+
+def retrieve_all(
+    source: str | Path | ActivationStore | Mapping[str, np.ndarray] | Vectors,
+    *,
+    layers: str = "all",
+    k: int = 4,
+    margin: str = "ratio",
+    backend: str = "auto",
+    device: str = "auto",
+    pool: str = "mean",
+    langs: str | None = None,
+    limit: int | None = None,
+    controls: bool = True,
+    save_predictions: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    advance: Advance = lambda layer, done, total: None,
+) -> RetrievalResult:
+    """xSIM retrieval in every direction at every layer, with the controls beside it.
+
+    Args:
+        source: a store, a folder of `<lang>.npy`, or a mapping language -> (sentence, dim); never changed.
+        layers: `all`, `even`, a list or a range, as `probe retrieve --layers`.
+        margin: `ratio`, `distance` or `absolute`.
+        limit: the first rows only.
+        out: a folder to write the result to. Layers finished there by an interrupted run are not computed again.
+
+    Raises:
+        ProbeError: vectors that cannot be searched, unknown options, a result in `out` made with other settings.
+    """
+    vectors = open_vectors(source, pool)
+    if margin not in MARGINS:
+        raise RetrievalError(f"--margin {margin}", f"one of {', '.join(MARGINS)}", "give one of these")
+    place = choose_device(device)
+    chosen = choose_backend(backend, place)
+    codes = resolve_languages(langs, vectors.languages, "the store")
+    if len(codes) < 2:
+        raise RetrievalError(f"{len(codes)} language", "at least two", "add languages")
+    wanted = parse_layers(layers, vectors.layers)
+    settings: dict[str, Any] = {
+        "k": k,
+        "margin": margin,
+        "backend": chosen,
+        "device": str(place),
+        "limit": limit,
+        "depth": vectors.layers[-1] if len(vectors.layers) > 1 else None,
+        **vectors.origin(),
+    }
+    rows = vectors.rows if limit is None else min(limit, vectors.rows)
+    if rows < max(k, 2) or k < 1:
+        raise RetrievalError(
+            f"{rows} rows with k = {k}",
+            "k of at least 1 and at least k (and 2) rows",
+            "give a smaller --k or more sentences",
+        )
+    texts = _texts(vectors, codes, rows)
+    names = [layer_name(layer) for layer in wanted] + (list(CONTROLS) if texts and controls else [])
+    partial = (
+        _Partial.open(
+            Path(out),
+            {**settings, "languages": list(codes), "layers": names, "predictions": save_predictions},
+            overwrite,
+        )
+        if out
+        else None
+    )
+
+    def compute(name: str) -> Cells:
+        if name in CONTROLS and texts:
+            pairs, keep = control_pairs(name, texts, max(k, 2)), False
+        else:
+            pairs, keep = _layer_pairs(vectors, codes, int(name), rows, k, chosen, place), save_predictions
+        return collect_cells(pairs, len(codes), rows, margin, k, keep, lambda done, total: advance(name, done, total))
+
+    cells = {name: partial.get(name, compute) if partial else compute(name) for name in names}
+    result = RetrievalResult(
+        codes,
+        rows,
+        {layer: cells[layer_name(layer)] for layer in wanted},
+        {name: cells[name] for name in CONTROLS if name in cells},
+        {code: float(tokens[:rows].mean()) for code in codes if (tokens := vectors.tokens(code)) is not None},
+        {code: rows - distinct for code, distinct in _distinct_rows(vectors, codes, wanted[0], rows, texts)},
+        {**settings, "versions": provenance.versions(), "command": provenance.command()},
+    )
+    if partial:
+        result.save(partial.folder)
+        partial.remove()
+    return result
+
+
+def collect_cells(
+    pairs: Iterable[Pair],
+    languages: int,
+    rows: int,
+    margin: str,
+    k: int,
+    keep_predictions: bool,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Cells:
+    """Both directions of every pair, by the margin rule, packed.
+
+    Args:
+        pairs: neighbours of every unordered pair of languages, at least max(k, 2) of them.
+    """
+    hits = np.zeros((languages, languages, (rows + 7) // 8), dtype=np.uint8)
+    mexa = np.full((languages, languages), np.nan)
+    predictions = np.full((languages, languages, rows), -1, dtype=np.int32) if keep_predictions else None
+    own = np.arange(rows)
+    nonpositive, total = 0, languages * (languages - 1) // 2
+    for done, (a, b, forward, backward) in enumerate(pairs, start=1):
+        for source, target, there, back in ((a, b, forward, backward), (b, a, backward, forward)):
+            found = retrieve_rows(there, back, margin, k)
+            hits[source, target] = np.packbits(found.targets == own)
+            nonpositive += found.nonpositive
+            if predictions is not None:
+                predictions[source, target] = found.targets
+        mexa[a, b] = mexa[b, a] = mexa_rows(forward, backward).mean()
+        advance(done, total)
+    return Cells(hits, mexa, nonpositive, predictions)
+
+
+def unit_rows(values: Float[np.ndarray, "row dim"], code: str) -> Float[np.ndarray, "row dim"]:
+    """Rows of length 1 in float32, in a new array.
+
+    Raises:
+        RetrievalError: NaN, inf or an all-zero row, with the language and the row.
+    """
+    norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+    bad = ~(np.isfinite(norms) & (norms > 0))
+    if bad.any():
+        row = int(np.argmax(bad))
+        kind = "is all zero" if norms[row] == 0 else "holds NaN or inf"
+        raise RetrievalError(
+            f"{code} row {row + 1} {kind}",
+            "finite, non-zero vectors",
+            "extract the language again, or drop the row from all languages",
+        )
+    return (values / norms[:, None]).astype(np.float32)
+
+
+def _layer_pairs(
+    vectors: Vectors, codes: tuple[str, ...], layer: int, rows: int, k: int, backend: str, device: torch.device
+) -> Iterator[Pair]:
+    """Read one layer of every language, normalise it, search all pairs."""
+    search, dim = None, 0
+    for code in codes:
+        values = vectors.layer(code, layer)
+        dim = dim or values.shape[1]
+        if len(values) < rows or values.shape[1] != dim:
+            raise RetrievalError(
+                f"{code} has vectors of shape {values.shape}",
+                f"({rows}, {dim}) as {codes[0]}",
+                "embed the same sentences with the same model",
+            )
+        search = search or make_search(backend, device, len(codes), rows, dim)
+        search.add(unit_rows(values[:rows], code))
+    assert search is not None
+    return search.pairs(max(k, 2))  # the MEXA score needs two
+
+
+def _texts(vectors: Vectors, codes: tuple[str, ...], rows: int) -> list[tuple[str, ...]] | None:
+    texts = [vectors.text(code) for code in codes]
+    return None if any(text is None for text in texts) else [text[:rows] for text in texts if text is not None]
+
+
+def _distinct_rows(
+    vectors: Vectors, codes: tuple[str, ...], layer: int, rows: int, texts: list[tuple[str, ...]] | None
+) -> Iterator[tuple[str, int]]:
+    """Language -> number of distinct rows, by text where there is any, else by vector."""
+    for i, code in enumerate(codes):
+        items = texts[i] if texts else [row.tobytes() for row in vectors.layer(code, layer)[:rows]]
+        yield code, len(set(items))
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """The finished layers of an interrupted run, in `RESULT/partial/`, and the settings they were computed with."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path, settings: Mapping[str, Any], overwrite: bool) -> _Partial:
+        own, kept = cls(folder), folder / "partial" / "settings.json"
+        if (folder / "summary.json").exists() and not overwrite:
+            raise RetrievalError(
+                f"{folder} holds a finished result", "a new folder", "give another --out, or --overwrite"
+            )
+        if folder.is_dir() and any(folder.iterdir()) and not (kept.exists() or (folder / "summary.json").exists()):
+            raise RetrievalError(
+                f"{folder} is not empty and no result", "a new folder or a result", "give another --out"
+            )
+        if overwrite or (kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != settings):
+            own.remove()
+            (folder / "summary.json").unlink(missing_ok=True)
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, settings)
+        except OSError as error:
+            raise RetrievalError(
+                f"{folder} cannot be written ({error.strerror})", "a writable folder", "give another --out"
+            ) from None
+        return own
+
+    def get(self, name: str, compute: Callable[[str], Cells]) -> Cells:
+        """The layer as finished before, else computed and kept."""
+        path = self.folder / "partial" / f"{name}.npz"
+        if path.exists():
+            with np.load(path) as saved:
+                return Cells(saved["hits"], saved["mexa"], int(saved["nonpositive"]), saved.get("predictions"))
+        cells = compute(name)
+        arrays: dict[str, Any] = {"hits": cells.hits, "mexa": cells.mexa, "nonpositive": cells.nonpositive}
+        if cells.predictions is not None:
+            arrays["predictions"] = cells.predictions
+        writing = path.with_name(f"{name}.writing.npz")
+        np.savez(writing, **arrays)
+        writing.replace(path)
+        return cells
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder / "partial", ignore_errors=True)
