@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -23,6 +24,8 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The corpora: list, fetch, verify.")
 app.add_typer(data, name="data")
+
+_INTERRUPTED = "interrupted; run the same command again to go on where it stopped"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout, nothing else.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -44,29 +47,33 @@ def main() -> None:
         _silence_libraries()
     try:
         app()
-    except ProbeError as error:
-        if debug:
-            raise
-        _fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on where it stopped", 130)
-    except OSError as error:
-        if debug or error.filename is None:
-            raise
-        _fail(
-            f"{error.filename}: {error.strerror}; expected to read or write it; check the path and its permissions", 2
-        )
+        _fail(_INTERRUPTED, 130)
+    except SystemExit as end:
+        if end.code == 130:  # what Typer makes of Ctrl-C, without a word
+            _fail(_INTERRUPTED, 130)
+        raise
     except Exception as error:
         if debug:
-            raise
-        _fail(
-            f"unexpected {type(error).__name__}: {error}; this is a bug: run again with --debug and report what it prints",
-            1,
-        )
+            traceback.print_exc()
+        _fail(*_told(error))
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"probe: {message}", file=sys.stderr)
+def _told(error: Exception) -> tuple[str, int]:
+    """The message and the exit code of a fault."""
+    if isinstance(error, ProbeError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.strerror:  # the system's answer; libraries raise OSErrors without one
+        where = error.filename or "a file"
+        return f"{where}: {error.strerror}; expected to read or write it; check the path and its permissions", 2
+    return (
+        f"unexpected {type(error).__name__}: {error}; this is a bug: run again with --debug and report what it prints",
+        1,
+    )
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"probe: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -82,9 +89,9 @@ def _silence_libraries() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from probe.provenance import versions
 
-        print(f"midprobe {version('midprobe')} ({Path(__file__).parents[1]})")
+        print(f"midprobe {versions().get('midprobe', 'not installed')} ({Path(__file__).parents[1]})")
         raise typer.Exit
 
 
@@ -244,6 +251,7 @@ def _show_result(summary: dict[str, Any], as_json: bool) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where store and result go.")] = Path("demo"),
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """The whole loop on the embedded corpus and model: no network, under a minute."""
@@ -254,7 +262,9 @@ def demo(
 
     corpus = load_corpus("everyday")
     with ExtractionProgress() as progress:
-        store = extract_all("builtin:tiny", corpus, out / "store", dtype="fp32", device="cpu", observer=progress)
+        store = extract_all(
+            "builtin:tiny", corpus, out / "store", dtype="fp32", device="cpu", overwrite=overwrite, observer=progress
+        )
     with RetrievalProgress() as advance:
         summary = retrieve_all(
             store, backend="torch", device="cpu", out=out / "result", overwrite=True, advance=advance
@@ -304,7 +314,7 @@ def data_list(
             )
     else:
         for heading in ("corpus", "languages", "rows", "licence", "sources"):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         for name in corpus_names():
             manifest = corpus_manifest(name)
             rows = ", ".join(f"{split} {count}" for split, count in manifest.rows.items())
@@ -354,7 +364,7 @@ def data_verify(
     if as_json:
         _print_json({"languages": [asdict(check) for check in checks], "faults": faults})
     else:
-        table = Table("language", "rows", "duplicates", "in its script", "numbers kept", "(next row)", "sha256")
+        table = Table("language", "rows", "duplicates", "in its script", "numbers kept", "(row beside)", "sha256")
         for check in checks:
             numbers = [
                 "-" if share is None else f"{share:.0%}" for share in (check.numbers_kept, check.numbers_shifted)

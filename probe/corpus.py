@@ -7,14 +7,17 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from data_manifests import language_aliases, language_sets, languages
 from probe.errors import CorpusError
 
 _CODE_SHAPE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def text_digest(sentences: Sequence[str]) -> str:
@@ -81,7 +84,8 @@ def read_folder(
     if all(".jsonl" in path.name for code in codes for path in files[code]):
         sentences = _read_jsonl_languages({code: files[code] for code in codes}, split)
     else:
-        chosen = {code: _one_file(code, files[code], split) for code in codes}
+        several = any(len(files[code]) > 1 for code in codes)
+        chosen = {code: _one_file(code, files[code], split, several) for code in codes}
         sentences = {code: read_text(path) for code, path in chosen.items()}
         _check_equal_counts({str(chosen[code].name): len(lines) for code, lines in sentences.items()})
     return ParallelCorpus(name or folder.resolve().name, split or "", sentences)
@@ -119,12 +123,21 @@ def _code_of(given: str, available: Sequence[str]) -> str:
     code = language_aliases().get(given, given)
     if code in languages() or code in available:
         return code
-    known = [*languages(), *language_sets(), *language_aliases()]
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.3)
-    hint = f"did you mean {near[0]}?" if near else "`probe data list --languages` shows them"
+    near = difflib.get_close_matches(given.lower(), _names(), n=1, cutoff=0.5)
+    hint = f"did you mean {_names()[near[0]]}?" if near else "`probe data list --languages` shows them"
     raise CorpusError(
         f"unknown language {given!r}", "a FLORES-200 code, an ISO 639-1 code or a set such as paper35", hint
     )
+
+
+@cache
+def _names() -> dict[str, str]:
+    """What people call a language, in lower case -> its code, or the name of a set."""
+    names = {name: name for name in language_sets()} | {code.lower(): code for code in languages()}
+    for code, language in languages().items():
+        for name in (language.iso639_1, language.massive, language.iso639_3, language.name):
+            names.setdefault((name or code).lower(), code)
+    return names
 
 
 def language_of_file(path: Path) -> str | None:
@@ -143,20 +156,30 @@ def _language_files(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _one_file(code: str, paths: Sequence[Path], split: str | None) -> Path:
-    """The language's only file, or the one whose name holds the split as a dotted part."""
-    if len(paths) == 1 and split is None:
-        return paths[0]
-    named = [path for path in paths if split in path.name.split(".")[1:]]
+def _one_file(code: str, paths: Sequence[Path], split: str | None, several: bool) -> Path:
+    """The language's only file, or the one whose name holds the split as a dotted part.
+
+    Args:
+        several: whether some language has several files. Then a single file must be of the split too, for rows of
+            another split are not parallel, be they of equal count.
+    """
+    texts = [path for path in paths if ".jsonl" not in path.name]
+    named = [path for path in texts if split in path.name.split(".")[1:]]
     if len(named) == 1:
         return named[0]
-    if len(paths) == 1:  # a single file needs no split in its name
-        return paths[0]
+    if len(texts) == len(paths) == 1 and not (several and split):  # a single file needs no split in its name
+        return texts[0]
+    if not texts:
+        raise CorpusError(
+            f"{code} has {paths[0].name}, others have text files",
+            "one kind, since text is parallel by line and jsonl by id",
+            "leave one kind out of the folder or of --langs",
+        )
     names = ", ".join(path.name for path in paths)
     raise CorpusError(
-        f"{code} has {len(paths)} files ({names})",
-        "one, or a --split that picks one",
-        "give --split, such as --split dev",
+        f"{code} has {names}",
+        f"one file of split {split}" if split else "one file, or a --split that picks one",
+        "give another --split, or mend the folder" if split else "give --split, such as --split dev",
     )
 
 
@@ -167,7 +190,7 @@ def _check_equal_counts(counts: Mapping[str, int]) -> None:
             raise CorpusError(
                 f"{name} has {count} rows",
                 f"{expected} as in {first}, since rows are parallel",
-                "mend the file; `probe data verify DIR` shows where numbers stop agreeing",
+                "mend the file: a line is missing, or added",
             )
 
 
@@ -184,9 +207,7 @@ def read_text(path: Path) -> tuple[str, ...]:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         bad = data[: error.start].count(b"\n") + 1
-        raise CorpusError(
-            f"{path.name} line {bad} is not valid UTF-8", "UTF-8 text", "convert the file, for example with iconv"
-        ) from None
+        raise _not_utf8(f"{path.name} line {bad}") from None
     lines = text.removesuffix("\n").split("\n")
     if lines == [""]:
         raise CorpusError(f"{path.name} is empty", "one sentence a line", "give the right file")
@@ -195,9 +216,13 @@ def read_text(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _not_utf8(where: str) -> CorpusError:
+    return CorpusError(f"{where} is not valid UTF-8", "UTF-8 text", "convert the file, for example with iconv")
+
+
 def check_line(line: str, where: str) -> None:
     """Raises:
-    CorpusError: an empty line, a line break inside, or a CR at the end.
+    CorpusError: an empty line, a line break inside, a CR at the end, or half of a surrogate pair (JSON can hold one).
     """
     if line.endswith("\r"):
         raise CorpusError(f"{where} ends in CRLF", r"\n line ends", "convert the file, for example with dos2unix")
@@ -205,12 +230,14 @@ def check_line(line: str, where: str) -> None:
         raise CorpusError(f"{where} holds a line break", "one sentence a row", "replace the break by a blank")
     if not line.strip():
         raise CorpusError(f"{where} is empty", "a sentence on every line", "remove the row from all languages")
+    if _SURROGATE.search(line):
+        raise CorpusError(f"{where} holds half of a surrogate pair", "text that UTF-8 can hold", "mend the row")
 
 
 def _bytes(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(
             f"{path} cannot be read ({error})", "a readable file", "check the file and its permissions"
         ) from None
@@ -238,12 +265,19 @@ def _read_jsonl_languages(files: Mapping[str, Sequence[Path]], split: str | None
 
 def _read_jsonl(path: Path, split: str | None) -> dict[str, str]:
     """Id -> utterance of one split."""
+    rows = list(_json_rows(path))
+    partitions = ", ".join(sorted({str(row["partition"]) for _, row in rows if "partition" in row}))
+    if not rows:
+        raise CorpusError(f"{path.name} is empty", "one JSON object a line", "give the right file")
+    if split is None and "," in partitions:
+        raise CorpusError(
+            f"{path.name} holds the partitions {partitions}",
+            "a --split that picks one",
+            "give --split, such as --split dev",
+        )
     table: dict[str, str] = {}
-    partitions = set()
-    for where, row in _json_rows(path):
-        partition = row.get("partition")
-        partitions.add(partition)
-        if split is not None and partition is not None and partition != split:
+    for where, row in rows:
+        if split is not None and row.get("partition", split) != split:
             continue
         text, row_id = row.get("utt", row.get("text")), row.get("id")
         if not isinstance(text, str) or row_id is None:
@@ -252,18 +286,8 @@ def _read_jsonl(path: Path, split: str | None) -> dict[str, str]:
             raise CorpusError(f"{where} repeats id {row_id!r}", "each id once", "remove one of the rows")
         check_line(text, where)
         table[str(row_id)] = text
-    if split is None and len(partitions) > 1:
-        raise CorpusError(
-            f"{path.name} holds the partitions {', '.join(sorted(map(str, partitions)))}",
-            "a --split that picks one",
-            "give --split, such as --split dev",
-        )
     if not table:
-        raise CorpusError(
-            f"{path.name} has no row of split {split!r}",
-            f"one of {', '.join(sorted(map(str, partitions)))}",
-            "give another --split",
-        )
+        raise CorpusError(f"{path.name} has no row of split {split!r}", f"one of {partitions}", "give another --split")
     return table
 
 
@@ -274,6 +298,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
         where = f"{path.name} line {number}"
         try:
             row = json.loads(line)
+        except UnicodeDecodeError:
+            raise _not_utf8(where) from None
         except ValueError:
             raise CorpusError(f"{where} is not JSON", "one JSON object a line", "mend the row") from None
         if not isinstance(row, dict):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ AUTO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Token budgets with which `auto` begins: larger ones were not faster, and cost memory."""
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Who watches a run: a progress bar, a log, or nobody."""
 
@@ -78,7 +79,14 @@ class Share:
                 )
             task, low, high = (int(environment[name]) for name in names)
             step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
-            return cls((task - low) // step, (high - low) // step + 1)
+            share = cls((task - low) // step, (high - low) // step + 1)
+            if int(environment.get("SLURM_ARRAY_TASK_COUNT", share.parts)) != share.parts:
+                raise ProbeError(
+                    f"--shard slurm in an array of {environment['SLURM_ARRAY_TASK_COUNT']} tasks from {low} to {high}",
+                    "an array without gaps, since every share needs a task",
+                    "submit with --array=0-N, or give --shard i/N",
+                )
+            return share
         try:
             index, parts = (int(part) for part in text.split("/"))
         except ValueError:
@@ -117,6 +125,10 @@ class Settings:
         _choose("--final-norm", self.final_norm, ("model", "raw"))
         for name in self.poolings:
             _choose("--pool", name, tuple(POOLINGS))
+        if not self.poolings or len(set(self.poolings)) < len(self.poolings):
+            raise ProbeError(
+                f"--pool {','.join(self.poolings)!r}", "one pooling or several different ones", "name each once"
+            )
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ProbeError(
                 f"--batch-tokens {self.batch_tokens}",
@@ -138,17 +150,19 @@ def parse_layers(text: str, available: Sequence[int]) -> tuple[int, ...]:
     """
     if text == "all":
         return tuple(available)
-    if text == "even":
-        return tuple(layer for layer in available if layer % 2 == 0)
     try:
-        if ":" in text:
+        if text == "even":
+            layers = tuple(layer for layer in available if layer % 2 == 0)
+        elif ":" in text:
             parts = [int(part) if part else None for part in text.split(":")]
-            start, stop, step = (*parts, None, None)[:3]
+            start, stop, step = parts if len(parts) == 3 else (*parts, None)
+            if step is not None and step < 1:
+                raise ValueError
             last = available[-1] if stop is None else stop
             layers = tuple(range(start or 0, last + 1, step or 1))
         else:
             layers = tuple(sorted({int(part) for part in text.split(",")}))
-    except (ValueError, TypeError):
+    except ValueError:
         raise ProbeError(
             f"--layers {text}", "all, even, a list such as 0,8,16, or start:stop:step", "give one of these"
         ) from None
@@ -194,6 +208,8 @@ def extract_all(
     Raises:
         ProbeError: whatever is wrong with model, corpus, settings or an existing store, before the weights are loaded.
     """
+    if adapter is not None and attach is None:
+        raise ProbeError(f"the adapter {adapter} without a way to attach it", "attach", "pass align.adapter.attach")
     source = open_model(model, revision, adapter, trust_remote_code)
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
@@ -289,6 +305,12 @@ def _cut_to_context(
     for row, ids in enumerate(rows):
         if len(ids) == 0:
             raise ModelError(f"{code} row {row + 1} has no tokens", "at least one", "remove the row from all languages")
+        if ids.max() >= source.vocabulary:
+            raise ModelError(
+                f"{code} row {row + 1} has token {ids.max()}",
+                f"ids below {source.vocabulary}, the model's number of embeddings",
+                "check that the tokenizer belongs to the model",
+            )
     return len(long)
 
 
@@ -322,7 +344,7 @@ def _with_budget(
     while True:
         try:
             states = pooled_states(loaded, ids, layers, settings.poolings, budget, settings.final_norm, observer)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
             if settings.batch_tokens is not None or budget <= max(map(len, ids)):
@@ -331,13 +353,14 @@ def _with_budget(
                     "batches that fit",
                     "run again with a smaller --batch-tokens, or --dtype bf16; finished languages are kept",
                 ) from None
-            budget //= 2
-            observer.note(f"out of memory at {code}: going on with {budget} tokens a batch")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            continue
-        _require_usable(states, layers, settings.poolings, code, ids)
-        return states, budget
+        else:
+            _require_usable(states, layers, settings.poolings, code, ids)
+            return states, budget
+        # Only here, after `except`, has the traceback let go of the failed pass's tensors.
+        budget //= 2
+        observer.note(f"out of memory at {code}: going on with {budget} tokens a batch")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -405,7 +428,7 @@ def pooled_states(
     # One block is kept even for layer 0 alone, since its input is where layer 0 is read.
     with torch.inference_mode(), shortened(loaded, max(layers[-1], 1)), pooler.attached(loaded.blocks):
         for batch in batches(lengths, batch_tokens):
-            token_ids, mask = pad_right([ids[row] for row in batch], loaded.tokenizer.pad_token_id)
+            token_ids, mask = pad_right([ids[row] for row in batch], loaded.pad_id)
             pooler.weights = pooling_weights(mask.to(loaded.device), poolings)
             output = forward(loaded, token_ids.to(loaded.device), mask.to(loaded.device))
             pooled = pooler.take()
@@ -429,14 +452,10 @@ def batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
         start += count
 
 
-def pad_right(rows: Sequence[np.ndarray], pad: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sentence, token) int64 ids and bool mask. The mask comes from lengths: a sentence may hold the pad token itself.
-
-    Args:
-        pad: the id to pad with; where the tokenizer has none any id will do, since the mask hides it.
-    """
+def pad_right(rows: Sequence[np.ndarray], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sentence, token) int64 ids and bool mask. The mask comes from lengths: a sentence may hold the pad token itself."""
     lengths = np.array([len(row) for row in rows])
-    ids = np.full((len(rows), lengths.max()), pad or 0, dtype=np.int64)
+    ids = np.full((len(rows), lengths.max()), pad, dtype=np.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
     return torch.from_numpy(ids), torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])

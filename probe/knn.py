@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class Pair(NamedTuple):
     """Of the rows of b among those of a."""
 
 
+@runtime_checkable  # so that the type check of the test run can see it
 class Search(Protocol):
     """A backend: takes one language after another as L2-normalised rows, then searches all unordered pairs."""
 

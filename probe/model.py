@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,11 @@ class ModelSource:
     def hidden_size(self) -> int:
         return int(text_config(self.skeleton).hidden_size)
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that the model has an embedding for; the tokenizer's may differ."""
+        return len(self.skeleton.get_input_embeddings().weight)
+
     @cached_property
     def context(self) -> int:
         """The longest sentence in tokens that model and tokenizer take."""
@@ -79,6 +84,13 @@ class LoadedModel:
     def device(self) -> torch.device:
         """Where the token ids go: the device of the input embeddings."""
         return self.model.get_input_embeddings().weight.device
+
+    @property
+    def pad_id(self) -> int:
+        """What fills the shorter rows of a batch. The mask hides it, so any token of the model will do where the
+        tokenizer has no pad token, or one that was added without an embedding for it."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None and pad < len(self.model.get_input_embeddings().weight) else 0
 
 
 def open_model(
@@ -138,9 +150,9 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device, sp
         options["device_map"] = {"": device}
     with _one_line(f"--model {source.name}", "weights that transformers can load"):
         model, info = AutoModel.from_pretrained(source.name, dtype=dtype, output_loading_info=True, **options)
-    model = _encoder(model)
-    _refuse_random_weights(source.name, model, info["missing_keys"])
-    return LoadedModel(model.eval(), source.tokenizer)
+    probed = _encoder(model)
+    _refuse_random_weights(source.name, model, probed, info["missing_keys"])
+    return LoadedModel(probed.eval(), source.tokenizer)
 
 
 def choose_device(device: str) -> torch.device:
@@ -154,7 +166,9 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise ModelError(f"--device {device}", "auto, cpu, cuda or cuda:N", "give one of these") from None
+        chosen = None
+    if chosen is None or chosen.type not in {"cpu", "cuda"}:
+        raise ModelError(f"--device {device}", "auto, cpu, cuda or cuda:N", "give one of these")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ModelError(
             f"--device {device} but {torch.cuda.device_count()} GPUs are visible",
@@ -218,7 +232,7 @@ def _one_line(given: str, expected: str) -> Iterator[None]:
     """Turn what transformers raises for a model it cannot load into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # tokenizers and safetensors raise classes of their own for a damaged file
         reason = " ".join(str(error).split())
         remote = (
             "pass --trust-remote-code if you trust its authors"
@@ -228,10 +242,16 @@ def _one_line(given: str, expected: str) -> Iterator[None]:
         raise ModelError(f"{given} cannot be loaded ({reason[:300]})", expected, remote) from error
 
 
-def _refuse_random_weights(name: str, model: Any, missing: Sequence[str]) -> None:
-    """A weight that the files lack would be random, and so would every number made with it. Poolers and heads are not used."""
-    present = {key for key in model.state_dict() if "pooler" not in key}
-    random = sorted(key for key in missing if any(key == own or key.endswith("." + own) for own in present))
+def _refuse_random_weights(name: str, model: Any, probed: Any, missing: Collection[str]) -> None:
+    """A weight that the files lack would be random, and so would every number made with it. Poolers are not used.
+
+    Args:
+        model: what was loaded, with the names that `missing` speaks of.
+        probed: the part of it that is probed: of an encoder-decoder, the encoder.
+    """
+    # By identity, not by name: an embedding that encoder and decoder share is known by a name outside the encoder.
+    used = {id(tensor) for key, tensor in probed.state_dict(keep_vars=True).items() if "pooler" not in key}
+    random = [key for key, tensor in model.state_dict(keep_vars=True).items() if key in missing and id(tensor) in used]
     if random:
         raise ModelError(
             f"{name} has no weights for {random[0]} and {len(random) - 1} more",
@@ -267,7 +287,7 @@ def find_blocks(model: Any) -> str:
     ]
     names = [name for name in names if not any(name.startswith(other + ".") for other in names)]
     if len(names) > 1:
-        names = [name for name in names if "language_model" in name or "text_model" in name]
+        names = [name for name in names if "language_model" in name or "text_model" in name] or names
     if len(names) != 1:
         raise ModelError(
             f"{len(names)} lists of {depth} blocks in {type(model).__name__}",
@@ -291,14 +311,16 @@ def context_length(model: Any, tokenizer: Any) -> int:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """sha256 of everything that decides a sentence's ids: the fast tokenizer's own serialisation, else vocabulary and flags."""
+    """sha256 of what decides a sentence's ids: the fast tokenizer's own serialisation; else its vocabulary and a sample of
+    its work, which shows flags such as lower-casing."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         state = json.loads(backend.to_str())
         state.pop("padding", None)
         state.pop("truncation", None)
     else:
-        state = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+        sample = tokenizer("An ÉTUDE in 12.5 parts: don't, Привет, 你好 !")["input_ids"]
+        state = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab(), "sample": sample}
     state["special"] = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
@@ -316,22 +338,37 @@ def folder_digest(folder: Path, patterns: Sequence[str]) -> str:
 def tokenise(tokenizer: Any, sentences: Sequence[str], code: str, max_length: int | None = None) -> list[np.ndarray]:
     """Token ids of each sentence with the tokenizer's own special tokens, as int32 arrays; no padding.
 
-    Translation models that mark the source language (NLLB, M2M-100) get the mark of `code` where they have one.
+    Translation models that mark the source language (NLLB, M2M-100) get the mark of `code` where they have one, else
+    the one that the tokenizer was loaded with.
 
     Args:
         max_length: cut longer sentences here; None = never cut.
     """
-    if hasattr(tokenizer, "src_lang") and (mark := source_language(tokenizer, code)) is not None:
-        tokenizer.src_lang = mark
-    encoded = tokenizer(
-        list(sentences),
-        add_special_tokens=True,
-        padding=False,
-        truncation=max_length is not None,
-        max_length=max_length,
-        verbose=False,
-    )
+    with _marking(tokenizer, code):
+        encoded = tokenizer(
+            list(sentences),
+            add_special_tokens=True,
+            padding=False,
+            truncation=max_length is not None,
+            max_length=max_length,
+            verbose=False,
+        )
     return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+
+@contextlib.contextmanager
+def _marking(tokenizer: Any, code: str) -> Iterator[None]:
+    """The tokenizer's source language is `code` inside. It is put back, so that no language inherits another's mark."""
+    mark = source_language(tokenizer, code) if hasattr(tokenizer, "src_lang") else None
+    if mark is None:
+        yield
+        return
+    before = tokenizer.src_lang
+    tokenizer.src_lang = mark
+    try:
+        yield
+    finally:
+        tokenizer.src_lang = before
 
 
 def source_language(tokenizer: Any, code: str) -> str | None:

@@ -54,5 +54,10 @@ def pooling_weights(mask: Bool[Tensor, "batch token"], names: Sequence[str]) -> 
 def pool(
     states: Float[Tensor, "batch token hidden"], weights: Float[Tensor, "batch pooling token"]
 ) -> Float[Tensor, "batch pooling hidden"]:
-    """The pooled vectors, summed in float32 whatever the dtype of the states."""
-    return torch.bmm(weights.to(states.device), states.float())
+    """The pooled vectors, summed in float32 whatever the dtype of the states.
+
+    What stands on padding is never looked at: an overflow there would be no zero when multiplied by zero.
+    """
+    weights = weights.to(states.device)
+    held = (weights != 0).any(dim=1).unsqueeze(2)
+    return torch.bmm(weights, states.masked_fill(~held, 0).float())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,25 @@ from probe.errors import RetrievalError
 from probe.store import layer_name, write_json
 
 SCHEMA = 1
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Tell in one line why a result cannot be written.
+
+    Raises:
+        RetrievalError: a full disk, a folder that is read-only or not a folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno == errno.ENOSPC or "No space left" in str(error) or "errno = 28" in str(error)
+        reason = "the disk is full" if full else " ".join((error.strerror or str(error)).split())[:120]
+        raise RetrievalError(
+            f"{folder} cannot be written ({reason})",
+            "a writable folder with free space",
+            "mend that and run the same command again, or give another --out",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -112,8 +133,19 @@ class RetrievalResult:
     # ---- files -----------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write the result's files into a folder; `summary.json` last, so that its presence says that all are there."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the result's files into a folder; `summary.json` last, so that its presence says that all are there.
+
+        Raises:
+            RetrievalError: the folder cannot be written.
+        """
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "summary.json").unlink(missing_ok=True)
+            self._write_tables(folder)
+            self._write_hits(folder)
+            write_json(folder / "summary.json", self.summary())
+
+    def _write_tables(self, folder: Path) -> None:
         _write_csv(
             folder / "accuracy.csv",
             ("layer", "src", "tgt", "n", "correct", "accuracy"),
@@ -130,12 +162,15 @@ class RetrievalResult:
             ("language", "tokens_per_sentence", "script", "family", "level", "duplicate_rows"),
             self._language_rows(),
         )
+
+    def _write_hits(self, folder: Path) -> None:
         with h5py.File(folder / "hits.h5", "w", libver="latest") as h5:
             h5.attrs.update({"languages": list(self.languages), "rows": self.rows})
             for layer, cells in self.layers.items():
                 h5.create_dataset(layer_name(layer), data=cells.hits, chunks=True, fletcher32=True, track_times=False)
             for name, cells in self.controls.items():
                 h5.create_dataset(name, data=cells.hits, chunks=True, fletcher32=True, track_times=False)
+        (folder / "predictions.h5").unlink(missing_ok=True)  # those of a result that this one replaces
         if any(cells.predictions is not None for cells in self.layers.values()):
             with h5py.File(folder / "predictions.h5", "w", libver="latest") as h5:
                 h5.attrs["languages"] = list(self.languages)
@@ -143,14 +178,13 @@ class RetrievalResult:
                     h5.create_dataset(
                         layer_name(layer), data=cells.predictions, chunks=True, fletcher32=True, track_times=False
                     )
-        write_json(folder / "summary.json", self.summary())
 
     @classmethod
     def load(cls, folder: Path) -> RetrievalResult:
         """Read a saved result back (predictions aside).
 
         Raises:
-            RetrievalError: no result there, or one of another schema.
+            RetrievalError: no result there, one of another schema, or a damaged one.
         """
         try:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -166,6 +200,17 @@ class RetrievalResult:
                 f"schema {SCHEMA}",
                 "run `probe retrieve` again with this version",
             )
+        try:
+            return cls._from_files(folder, summary)
+        except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise RetrievalError(
+                f"{folder} is damaged ({' '.join(str(error).split())[:120]})",
+                "the files that `probe retrieve` wrote",
+                "run `probe retrieve` again with --overwrite",
+            ) from error
+
+    @classmethod
+    def _from_files(cls, folder: Path, summary: Mapping[str, Any]) -> RetrievalResult:
         codes = tuple(summary["languages"])
         mexa = _read_mexa(folder / "mexa.csv", codes)
         layers, controls = {}, {}
@@ -182,6 +227,8 @@ class RetrievalResult:
                     controls[name] = cells
         with (folder / "languages.csv").open(encoding="utf-8", newline="") as stream:
             table = list(csv.DictReader(stream))
+        if [row["language"] for row in table] != list(codes) or {*layers, *controls} != _keys(summary):
+            raise ValueError("its files name other languages or layers than summary.json")
         tokens = {row["language"]: float(row["tokens_per_sentence"]) for row in table if row["tokens_per_sentence"]}
         duplicates = {row["language"]: int(row["duplicate_rows"]) for row in table}
         own = {
@@ -259,6 +306,11 @@ def resource_groups(codes: Sequence[str]) -> dict[str, np.ndarray]:
 def _language_accuracy(share: np.ndarray) -> np.ndarray:
     """(language,): the mean over all directions that touch a language."""
     return np.nanmean(np.concatenate([share, share.T], axis=1), axis=1)
+
+
+def _keys(summary: Mapping[str, Any]) -> set[int | str]:
+    """The layers and controls of a summary."""
+    return {row["layer"] for row in summary["layers"]} | set(summary["controls"])
 
 
 def _mean(values: np.ndarray) -> float | None:

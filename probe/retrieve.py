@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from probe import provenance
 from probe.controls import CONTROLS, control_pairs
@@ -21,7 +23,7 @@ from probe.extract import parse_layers
 from probe.knn import Pair, choose_backend, make_search
 from probe.margin import MARGINS, mexa_rows, retrieve_rows
 from probe.model import choose_device
-from probe.results import Cells, RetrievalResult
+from probe.results import Cells, RetrievalResult, writing
 from probe.store import ActivationStore, layer_name, write_json
 from probe.vectors import Vectors, open_vectors
 
@@ -67,6 +69,8 @@ def retrieve_all(
     if len(codes) < 2:
         raise RetrievalError(f"{len(codes)} language", "at least two", "add languages")
     wanted = parse_layers(layers, vectors.layers)
+    if not wanted:
+        raise RetrievalError(f"--layers {layers} names no layer", f"some of {vectors.layers}", "give one of these")
     settings: dict[str, Any] = {
         "k": k,
         "margin": margin,
@@ -84,7 +88,8 @@ def retrieve_all(
             "give a smaller --k or more sentences",
         )
     texts = _texts(vectors, codes, rows)
-    names = [layer_name(layer) for layer in wanted] + (list(CONTROLS) if texts and controls else [])
+    missing = "asked for --no-controls" if not controls else None if texts else "these vectors carry no text"
+    names = [layer_name(layer) for layer in wanted] + ([] if missing else list(CONTROLS))
     partial = (
         _Partial.open(
             Path(out),
@@ -97,10 +102,13 @@ def retrieve_all(
 
     def compute(name: str) -> Cells:
         if name in CONTROLS and texts:
-            pairs, keep = control_pairs(name, texts, max(k, 2)), False
+            pairs, repeated, keep = control_pairs(name, texts, max(k, 2)), None, False
         else:
-            pairs, keep = _layer_pairs(vectors, codes, int(name), rows, k, chosen, place), save_predictions
-        return collect_cells(pairs, len(codes), rows, margin, k, keep, lambda done, total: advance(name, done, total))
+            pairs, repeated = _layer_pairs(vectors, codes, int(name), rows, k, chosen, place)
+            keep = save_predictions
+        return collect_cells(
+            pairs, len(codes), rows, margin, k, keep, repeated, lambda done, total: advance(name, done, total)
+        )
 
     cells = {name: partial.get(name, compute) if partial else compute(name) for name in names}
     result = RetrievalResult(
@@ -110,7 +118,12 @@ def retrieve_all(
         {name: cells[name] for name in CONTROLS if name in cells},
         {code: float(tokens[:rows].mean()) for code in codes if (tokens := vectors.tokens(code)) is not None},
         {code: rows - distinct for code, distinct in _distinct_rows(vectors, codes, wanted[0], rows, texts)},
-        {**settings, "versions": provenance.versions(), "command": provenance.command()},
+        {
+            **settings,
+            "controls_missing": missing,
+            "versions": provenance.versions(),
+            "command": provenance.command(),
+        },
     )
     if partial:
         result.save(partial.folder)
@@ -125,12 +138,15 @@ def collect_cells(
     margin: str,
     k: int,
     keep_predictions: bool,
+    repeated: Sequence[np.ndarray] | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Cells:
     """Both directions of every pair, by the margin rule, packed.
 
     Args:
         pairs: neighbours of every unordered pair of languages, at least max(k, 2) of them.
+        repeated: of each language, the rows that another row equals. They tie, so they have no strict maximum; the
+            cosines of equal rows may differ in the last bit with the place of the row in a block of FAISS.
     """
     hits = np.zeros((languages, languages, (rows + 7) // 8), dtype=np.uint8)
     mexa = np.full((languages, languages), np.nan)
@@ -144,7 +160,10 @@ def collect_cells(
             nonpositive += found.nonpositive
             if predictions is not None:
                 predictions[source, target] = found.targets
-        mexa[a, b] = mexa[b, a] = mexa_rows(forward, backward).mean()
+        strict = mexa_rows(forward, backward)
+        if repeated is not None:
+            strict &= ~(repeated[a] | repeated[b])
+        mexa[a, b] = mexa[b, a] = strict.mean()
         advance(done, total)
     return Cells(hits, mexa, nonpositive, predictions)
 
@@ -168,24 +187,39 @@ def unit_rows(values: Float[np.ndarray, "row dim"], code: str) -> Float[np.ndarr
     return (values / norms[:, None]).astype(np.float32)
 
 
+def repeated_rows(rows: Float[np.ndarray, "row dim"]) -> Bool[np.ndarray, " row"]:
+    """Rows that another row equals bit by bit."""
+
+    def repeats(among: Iterable[int], columns: int | None) -> list[int]:
+        keys = {row: rows[row, :columns].tobytes() for row in among}
+        counts = Counter(keys.values())
+        return [row for row, key in keys.items() if counts[key] > 1]
+
+    found = np.zeros(len(rows), dtype=bool)
+    found[repeats(repeats(range(len(rows)), 16), None)] = True  # a few columns clear nearly all rows
+    return found
+
+
 def _layer_pairs(
     vectors: Vectors, codes: tuple[str, ...], layer: int, rows: int, k: int, backend: str, device: torch.device
-) -> Iterator[Pair]:
-    """Read one layer of every language, normalise it, search all pairs."""
-    search, dim = None, 0
+) -> tuple[Iterator[Pair], list[np.ndarray]]:
+    """Read one layer of every language, normalise it, search all pairs; and the repeated rows of each language."""
+    search, dim, repeated = None, 0, []
     for code in codes:
         values = vectors.layer(code, layer)
         dim = dim or values.shape[1]
-        if len(values) < rows or values.shape[1] != dim:
+        if values.shape != (vectors.rows, dim):
             raise RetrievalError(
                 f"{code} has vectors of shape {values.shape}",
-                f"({rows}, {dim}) as {codes[0]}",
+                f"({vectors.rows}, {dim}) as {codes[0]}",
                 "embed the same sentences with the same model",
             )
         search = search or make_search(backend, device, len(codes), rows, dim)
-        search.add(unit_rows(values[:rows], code))
+        units = unit_rows(values[:rows], code)
+        search.add(units)
+        repeated.append(repeated_rows(units))
     assert search is not None
-    return search.pairs(max(k, 2))  # the MEXA score needs two
+    return search.pairs(max(k, 2)), repeated  # the MEXA score needs two
 
 
 def _texts(vectors: Vectors, codes: tuple[str, ...], rows: int) -> list[tuple[str, ...]] | None:
@@ -210,41 +244,65 @@ class _Partial:
 
     @classmethod
     def open(cls, folder: Path, settings: Mapping[str, Any], overwrite: bool) -> _Partial:
-        own, kept = cls(folder), folder / "partial" / "settings.json"
+        own, wanted = cls(folder), json.loads(json.dumps(settings))  # as it reads back: tuples are lists
         if (folder / "summary.json").exists() and not overwrite:
             raise RetrievalError(
                 f"{folder} holds a finished result", "a new folder", "give another --out, or --overwrite"
             )
-        if folder.is_dir() and any(folder.iterdir()) and not (kept.exists() or (folder / "summary.json").exists()):
+        if folder.is_dir() and any(folder.iterdir()) and not own._started():
             raise RetrievalError(
                 f"{folder} is not empty and no result", "a new folder or a result", "give another --out"
             )
-        if overwrite or (kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != settings):
-            own.remove()
-            (folder / "summary.json").unlink(missing_ok=True)
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_json(kept, settings)
-        except OSError as error:
-            raise RetrievalError(
-                f"{folder} cannot be written ({error.strerror})", "a writable folder", "give another --out"
-            ) from None
+        with writing(folder):
+            if overwrite or own._settings() != wanted:
+                own.remove()
+            own._path("settings.json").parent.mkdir(parents=True, exist_ok=True)
+            write_json(own._path("settings.json"), wanted)
+            (folder / "summary.json").unlink(missing_ok=True)  # last: a kill before leaves the old result whole
         return own
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "partial" / name
+
+    def _started(self) -> bool:
+        """Whether a retrieval, finished or killed at any point, has left this folder."""
+        if (self.folder / "summary.json").exists():
+            return True
+        partial = self._path("settings.json").parent
+        return partial.is_dir() and all(
+            path.suffix == ".npz" or path.name.startswith("settings.json") for path in partial.iterdir()
+        )
+
+    def _settings(self) -> Any:
+        """What the finished layers were computed with; None where a kill came before it was written."""
+        try:
+            return json.loads(self._path("settings.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def get(self, name: str, compute: Callable[[str], Cells]) -> Cells:
         """The layer as finished before, else computed and kept."""
-        path = self.folder / "partial" / f"{name}.npz"
-        if path.exists():
-            with np.load(path) as saved:
-                return Cells(saved["hits"], saved["mexa"], int(saved["nonpositive"]), saved.get("predictions"))
+        path = self._path(f"{name}.npz")
+        if (kept := self._finished(path)) is not None:
+            return kept
         cells = compute(name)
         arrays: dict[str, Any] = {"hits": cells.hits, "mexa": cells.mexa, "nonpositive": cells.nonpositive}
         if cells.predictions is not None:
             arrays["predictions"] = cells.predictions
-        writing = path.with_name(f"{name}.writing.npz")
-        np.savez(writing, **arrays)
-        writing.replace(path)
+        unfinished = path.with_name(f"{name}.writing.npz")
+        with writing(self.folder):
+            np.savez(unfinished, **arrays)
+            unfinished.replace(path)
         return cells
+
+    @staticmethod
+    def _finished(path: Path) -> Cells | None:
+        """A layer as kept; None where it is not there, or was cut short when the machine went down."""
+        try:
+            with np.load(path) as saved:
+                return Cells(saved["hits"], saved["mexa"], int(saved["nonpositive"]), saved.get("predictions"))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
 
     def remove(self) -> None:
         shutil.rmtree(self.folder / "partial", ignore_errors=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_manifests import CorpusManifest, Source, corpus_manifest, corpus_names, data_folder, languages
-from probe.corpus import ParallelCorpus, check_line, read_folder, read_text, resolve_languages
+from probe.corpus import ParallelCorpus, check_line, read_folder, resolve_languages
 from probe.errors import CorpusError
 
 
@@ -37,24 +37,30 @@ def load_corpus(
     Raises:
         CorpusError: no such corpus, or no source could give it; each source is listed with its reason.
     """
-    if name in corpus_names():
-        corpus = _load_named(corpus_manifest(name), langs, split)
-    elif Path(name).is_dir():
-        corpus = read_folder(Path(name), langs, split)
+    if name in corpus_names() or not Path(name).is_dir():
+        corpus = _load_named(_manifest(name, "or a folder"), langs, split)
     else:
-        near = difflib.get_close_matches(name, corpus_names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "check the path"
-        raise CorpusError(f"no corpus {name!r}", f"{', '.join(corpus_names())} or a folder", hint)
+        corpus = read_folder(Path(name), langs, split)
     return corpus.limited(limit)
 
 
+def _manifest(name: str, or_else: str = "") -> CorpusManifest:
+    """The manifest of a name that the user gave."""
+    if name not in corpus_names():
+        near = difflib.get_close_matches(name, corpus_names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "`probe data list` shows them"
+        raise CorpusError(f"no corpus {name!r}", f"{', '.join(corpus_names())} {or_else}".strip(), hint)
+    return corpus_manifest(name)
+
+
 def _load_named(manifest: CorpusManifest, langs: str | None, split: str | None) -> ParallelCorpus:
-    split = split or manifest.default_split
+    split = manifest.default_split if split is None else split
     if split not in manifest.rows:
         raise CorpusError(
             f"--split {split} of {manifest.name}", f"one of {', '.join(manifest.rows)}", "give one of these"
         )
-    codes = resolve_languages(langs or manifest.default_langs, available=manifest.languages, place=manifest.title)
+    langs = manifest.default_langs if langs is None else langs
+    codes = resolve_languages(langs, available=manifest.languages, place=manifest.title)
     reasons = []
     for source in manifest.sources:
         try:
@@ -100,9 +106,9 @@ def _from_hub(manifest: CorpusManifest, source: Source, codes: Sequence[str], sp
     keys: dict[str, list] = {}
     for code in codes:
         table = _hub_table(source, code, source.splits.get(split, split))
-        sentences[code] = tuple(
-            str(text).strip() for text in table[source.column.format(code=_their_code(source, code))]
-        )
+        texts = table[source.column.format(code=_their_code(source, code))]
+        # Only a line feed is cut: blanks at the ends belong to the text, and digests count them.
+        sentences[code] = tuple((text or "").removesuffix("\n") for text in texts)
         keys[code] = list(table[source.key]) if source.key else list(range(len(sentences[code])))
         if keys[code] != keys[codes[0]]:
             raise CorpusError(
@@ -146,7 +152,7 @@ def _locale(code: str) -> str:
 
 
 def _from_archive(manifest: CorpusManifest, source: Source, codes: Sequence[str], split: str) -> ParallelCorpus:
-    """Download once into the data folder, check the digest, unpack every language of the split beside other local copies."""
+    """Download once into the data folder, check the digest, unpack the languages beside other local copies."""
     archive = local_data() / "downloads" / source.url.rsplit("/", 1)[-1]
     if not archive.exists():
         _download(source.url, archive)
@@ -197,18 +203,26 @@ _READERS: dict[str, Callable[[CorpusManifest, Source, Sequence[str], str], Paral
 def fetch_corpus(name: str, langs: str | None = None, splits: Sequence[str] = ()) -> list[Path]:
     """Load a named corpus from its first source that answers and keep it as text files in the data folder.
 
+    A file that is there with the same text is left alone.
+
     Returns:
         The files, `<data folder>/<corpus>/<split>/<code>.<split>`, which the `folder` source finds from then on.
+
+    Raises:
+        CorpusError: as `load_corpus`.
     """
-    manifest = corpus_manifest(name)
+    manifest = _manifest(name)
     written = []
     for split in splits or tuple(manifest.rows):
-        corpus = load_corpus(name, langs or "all", split)
+        corpus = load_corpus(name, "all" if langs is None else langs, split)
         folder = local_data() / name / split
         folder.mkdir(parents=True, exist_ok=True)
         for code, lines in corpus.sentences.items():
             path = folder / f"{code}.{split}"
-            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-            read_text(path)
+            content = "".join(line + "\n" for line in lines).encode()
+            if not path.exists() or path.read_bytes() != content:
+                partial = path.with_name(f".{path.name}")  # no language file, should this be interrupted
+                partial.write_bytes(content)
+                partial.replace(path)
             written.append(path)
     return written

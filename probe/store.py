@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -45,21 +46,52 @@ _FIXED = (
 
 _CHUNK_BYTES = 16 * 2**20
 
+_OVERHEAD = 4096
+"""Bytes of a dataset beside its values, at most."""
+
 
 def layer_name(layer: int) -> str:
     """The name of a layer's dataset: three digits."""
     return f"{layer:03d}"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all: to a temporary name, flushed to disk, then renamed."""
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Write whole or not at all: to the temporary name given, then flushed to disk and renamed; removed on any fault."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
-        json.dump(value, out, indent=1, ensure_ascii=False)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(path)
+    try:
+        yield partial
+        with partial.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write whole or not at all."""
+    with _whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _new_hdf5(path: Path, room: int) -> Iterator[h5py.File]:
+    """A new HDF5 file, written whole or not at all.
+
+    HDF5 crashes the interpreter when the disk is full while it closes a file, so everything that may fail for want of
+    space is done before it begins: an empty file is written and `room` bytes are reserved, which HDF5 cuts at the end.
+    """
+    empty = io.BytesIO()
+    h5py.File(empty, "w", libver="latest").close()
+    with _whole(path) as partial:
+        with partial.open("wb") as out:
+            out.write(empty.getbuffer())
+            out.flush()
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(out.fileno(), 0, room)
+        with h5py.File(partial, "r+", libver="latest") as h5:
+            yield h5
 
 
 @contextlib.contextmanager
@@ -113,17 +145,21 @@ class ActivationStore:
         Raises:
             StoreError: a store with other settings, or a folder that holds something else.
         """
-        path.mkdir(parents=True, exist_ok=True)
-        with locked(path / "manifest.json", str(path), wait=True):
-            if overwrite:
-                remove_store(path)
-            if (path / "manifest.json").exists():
-                store = cls(path, _read_manifest(path))
-                store._require_same(manifest, same_budget)
-                return store
-            if any(entry.suffix not in {".lock", ".partial"} for entry in path.iterdir()):
-                raise StoreError(f"{path} is not empty and no store", "a new folder or a store", "give another --out")
-            write_json(path / "manifest.json", manifest)
+        with _writing(path, "its manifest"):
+            path.mkdir(parents=True, exist_ok=True)
+            with locked(path / "manifest.json", str(path), wait=True):
+                present = (path / "manifest.json").exists()
+                if present and not overwrite:
+                    store = cls(path, _read_manifest(path))
+                    store._require_same(manifest, same_budget)
+                    return store
+                if present:
+                    remove_store(path)
+                elif any(entry.suffix not in {".lock", ".partial"} for entry in path.iterdir()):
+                    raise StoreError(
+                        f"{path} is not empty and no store", "a new folder or a store", "give another --out"
+                    )
+                write_json(path / "manifest.json", manifest)
         return cls(path, manifest)
 
     @classmethod
@@ -214,34 +250,28 @@ class ActivationStore:
             StoreError: a value that overflows the storage dtype, or a full disk.
         """
         dtype = np.dtype(self.manifest["store_dtype"])
-        partial = self.path / f"{code}.h5.partial"
-        try:
-            with h5py.File(partial, "w", libver="latest") as h5:
-                h5.attrs.update(
-                    {
-                        "settings": self.settings_digest(),
-                        "language": code,
-                        "batch_tokens": batch_tokens,
-                        "truncated": truncated,
-                    }
-                )
-                for p, pooling in enumerate(self.poolings):
-                    group = h5.create_group(pooling)
-                    for layer, values in zip(self.layers, states[p], strict=True):
-                        _create(group, layer_name(layer), _cast(values, dtype, code, layer))
-                _create(h5, "tokens", tokens.astype(np.int32))
-                if text is not None:
-                    lines = [line.encode() for line in text]
-                    width = max(map(len, lines))
-                    # Fixed length: variable-length text lies in a heap that HDF5 does not checksum.
-                    _create(h5, "text", np.array(lines, dtype=h5py.string_dtype("utf-8", width)))
-            with partial.open("rb+") as handle:
-                os.fsync(handle.fileno())
-            partial.replace(self.file(code))
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise _write_error(self.path, code, error) from error
+        lines = [line.encode() for line in text or ()]
+        width = max(map(len, lines), default=0)
+        datasets = len(self.poolings) * len(self.layers) + 2
+        room = states.size * dtype.itemsize + len(tokens) * (4 + width) + datasets * _OVERHEAD
+        with _writing(self.path, code), _new_hdf5(self.file(code), room) as h5:
+            # Text of fixed length throughout: text of variable length lies in a heap that HDF5 does not checksum, and one
+            # wrong byte there can make it loop for ever.
+            h5.attrs.update(
+                {
+                    "settings": np.bytes_(self.settings_digest()),
+                    "language": np.bytes_(code),
+                    "batch_tokens": batch_tokens,
+                    "truncated": truncated,
+                }
+            )
+            for p, pooling in enumerate(self.poolings):
+                group = h5.create_group(pooling)
+                for layer, values in zip(self.layers, states[p], strict=True):
+                    _create(group, layer_name(layer), _cast(values, dtype, code, layer))
+            _create(h5, "tokens", tokens.astype(np.int32))
+            if text is not None:
+                _create(h5, "text", np.array(lines, dtype=h5py.string_dtype("utf-8", max(width, 1))))
 
     def finish(self) -> bool:
         """Where all languages are present: write the index and mark the store complete.
@@ -249,30 +279,49 @@ class ActivationStore:
         Returns:
             Whether the store is complete; otherwise other processes still have languages to write.
         """
-        with locked(self.path / "manifest.json", str(self.path), wait=True):
+        with (
+            _writing(self.path, "its index"),
+            locked(self.path / "manifest.json", str(self.path), wait=True),
+        ):
             if self.missing():
                 return False
-            files = {
-                code: _describe(self.file(code), self.settings_digest(), self.manifest["batch_tokens"])
-                for code in self.languages
-            }
+            files = {code: self._describe(code) for code in self.languages}
+            for code in self.languages:  # a process killed between renaming and unlocking has left its lock
+                with contextlib.suppress(StoreError), self.writing(code):
+                    pass
             self._write_index()
             write_json(self.path / "manifest.json", {**self.manifest, "files": files, "complete": True})
         return True
 
+    def _describe(self, code: str) -> dict[str, Any]:
+        """What the manifest keeps of one language file."""
+        path = self.file(code)
+        with self._opened(code, "attributes") as h5:
+            used, truncated = int(h5.attrs["batch_tokens"]), int(h5.attrs["truncated"])
+        with path.open("rb") as stream:
+            entry: dict[str, Any] = {
+                "bytes": path.stat().st_size,
+                "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
+            }
+        if used != self.manifest["batch_tokens"]:
+            entry["batch_tokens"] = used  # halved after an out-of-memory
+        if truncated:
+            entry["truncated"] = truncated
+        return entry
+
     def _write_index(self) -> None:
-        partial = self.path / "index.h5.partial"
         shape = (self.manifest["rows"], self.manifest["hidden_size"])
-        with h5py.File(partial, "w", libver="latest") as h5:
-            h5.attrs["languages"] = list(self.languages)
+        datasets = len(self.poolings) * len(self.layers)
+        with _new_hdf5(self.path / "index.h5", datasets * (_OVERHEAD + len(self.languages) * 512)) as h5:
+            h5.attrs["languages"] = np.array(self.languages, dtype=np.bytes_)
             for pooling in self.poolings:
                 for layer in self.layers:
                     name = f"{pooling}/{layer_name(layer)}"
                     layout = h5py.VirtualLayout((len(self.languages), *shape), dtype=self.manifest["store_dtype"])
+                    layout.dcpl.set_obj_track_times(False)
                     for i, code in enumerate(self.languages):
                         layout[i] = h5py.VirtualSource(f"{code}.h5", name, shape=shape)
                     h5.create_virtual_dataset(name, layout, fillvalue=np.nan)
-        partial.replace(self.path / "index.h5")
 
     # ---- reading ---------------------------------------------------------------------------------------------
 
@@ -304,22 +353,29 @@ class ActivationStore:
         """The sentences, or None where the store was made without them."""
         if not self.manifest["text"]:
             return None
-        return tuple(line.decode("utf-8") for line in self._read(code, "text"))
+        with self._opened(code, "text") as h5:
+            return tuple(line.decode("utf-8") for line in h5["text"][()])
 
     def _read(self, code: str, name: str) -> np.ndarray:
+        with self._opened(code, name) as h5:
+            return h5[name][()]
+
+    @contextlib.contextmanager
+    def _opened(self, code: str, name: str) -> Iterator[h5py.File]:
+        """The file of a language; what HDF5 finds wrong in it while `name` is read becomes a StoreError."""
         path = self.file(code)
         try:
             with h5py.File(path, "r") as h5:
-                if h5.attrs["settings"] != self.settings_digest() or h5.attrs["language"] != code:
+                if (h5.attrs["settings"], h5.attrs["language"]) != (self.settings_digest().encode(), code.encode()):
                     raise StoreError(
                         f"{path} belongs to another store or corpus",
                         f"a file of {self.path}",
                         "remove it and run the same `probe extract` again",
                     )
-                return h5[name][()]
+                yield h5
         except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
             raise StoreError(
-                f"{path} {name} is damaged ({' '.join(str(error).split())[:120]})",
+                f"{path} {name} is damaged ({_one_line(error)})",
                 "a readable file with right checksums",
                 "remove it and run the same `probe extract` again",
             ) from error
@@ -354,15 +410,26 @@ def require_space(path: Path, need: int) -> None:
 
 
 def remove_store(path: Path) -> None:
-    """Remove the files of a store and nothing else."""
-    for entry in path.iterdir():
-        if entry.name == "manifest.json" or entry.suffix == ".h5" or entry.name.endswith(".h5.partial"):
-            entry.unlink()
+    """Remove the files of the store in a folder, those that its manifest names, and nothing else.
+
+    Raises:
+        StoreError: a language that another process is writing, or a manifest that cannot be read.
+    """
+    codes = _load_manifest(path).get("languages", ())
+    with contextlib.ExitStack() as locks:
+        for code in codes:
+            locks.enter_context(locked(path / f"{code}.h5", f"{code} in {path}"))
+        for name in (*(f"{code}.h5" for code in codes), "index.h5", "manifest.json"):  # the last one names the others
+            (path / name).unlink(missing_ok=True)
+            (path / f"{name}.partial").unlink(missing_ok=True)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _load_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a store of any schema."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or "schema" not in manifest:
+            raise ValueError("it has no schema")
     except FileNotFoundError:
         raise StoreError(
             f"{path} holds no manifest.json",
@@ -371,20 +438,33 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"{path}/manifest.json cannot be read ({error})", "a JSON manifest", "extract again with --overwrite"
+            f"{path}/manifest.json cannot be read ({_one_line(error)})",
+            "the manifest of a store",
+            "give another folder, or remove this one and extract again",
         ) from None
+    return manifest
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = _load_manifest(path)
     if manifest.get("schema") != SCHEMA:
         raise StoreError(
             f"{path} has schema {manifest.get('schema')}",
             f"schema {SCHEMA}",
             "extract again with this version, or read it with the version that made it",
         )
+    if absent := [key for key in (*_FIXED, "batch_tokens", "files", "complete") if key not in manifest]:
+        raise StoreError(
+            f"{path}/manifest.json has no {absent[0]}",
+            "the manifest of a store",
+            "give another folder, or extract again with --overwrite",
+        )
     return manifest
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    for key in new:
-        before, now = old.get(key), new[key]
+    for key in dict.fromkeys([*new, *old]):
+        before, now = old.get(key), new.get(key)
         if isinstance(now, Mapping) and isinstance(before, Mapping):
             yield from _differences(before, now, f"{prefix}{key}.")
         elif before != now:
@@ -421,35 +501,22 @@ def _cast(values: np.ndarray, dtype: np.dtype, code: str, layer: int) -> np.ndar
     return cast
 
 
-def _write_error(path: Path, code: str, error: OSError) -> StoreError:
-    if error.errno == errno.ENOSPC or "No space left" in str(error) or "errno = 28" in str(error):
-        return StoreError(
-            f"the disk of {path} is full while writing {code}",
-            "room for the rest of the store",
-            "free some and run the same command again; finished languages are kept",
-        )
-    return StoreError(
-        f"{path} cannot be written ({' '.join(str(error).split())[:120]})", "a writable folder", "check its permissions"
-    )
-
-
-def _describe(path: Path, settings: str, batch_tokens: int) -> dict[str, Any]:
-    """What the manifest keeps of one language file."""
-    with h5py.File(path, "r") as h5:
-        if h5.attrs["settings"] != settings:
+@contextlib.contextmanager
+def _writing(path: Path, what: str) -> Iterator[None]:
+    """What the system refuses inside becomes a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise StoreError(
-                f"{path} belongs to another store or corpus",
-                f"a file of {path.parent}",
-                "remove it and run the same `probe extract` again",
-            )
-        used, truncated = int(h5.attrs["batch_tokens"]), int(h5.attrs["truncated"])
-    with path.open("rb") as stream:
-        entry: dict[str, Any] = {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
-        }
-    if used != batch_tokens:
-        entry["batch_tokens"] = used  # halved after an out-of-memory
-    if truncated:
-        entry["truncated"] = truncated
-    return entry
+                f"the disk of {path} is full while writing {what} ({error.strerror})",
+                "room for the rest of the store",
+                "free some and run the same command again; finished languages are kept",
+            ) from error
+        raise StoreError(
+            f"{path} cannot be written ({_one_line(error)})", "a writable folder", "check its permissions"
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120]

@@ -1,32 +1,43 @@
-"""Tables for people: percent, one decimal."""
+"""Tables for people: percent, one decimal, at most 80 columns wide."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 _COLUMNS = (
     ("mean", "all"),
-    ("same_script", "same script"),
-    ("cross_script", "cross script"),
-    ("from_english", "en->x"),
-    ("to_english", "x->en"),
-    ("high", "high res."),
-    ("low", "low res."),
-    ("mexa_english", "MEXA en"),
+    ("same_script", "same\nscript"),
+    ("cross_script", "cross\nscript"),
+    ("from_english", "from\nEnglish"),
+    ("to_english", "to\nEnglish"),
+    ("high", "high\nresource"),
+    ("low", "low\nresource"),
+    ("mexa_english", "MEXA\nEnglish"),
 )
+"""Keys of a summary's rows, and headings broken where they should be, so that no narrow terminal breaks them elsewhere."""
 
 
-def retrieval_table(summary: Mapping[str, Any]) -> Table:
-    """The layer curve with the controls below it."""
-    shown = [(key, title) for key, title in _COLUMNS if any(row[key] is not None for row in summary["layers"])]
-    title = f"Retrieval accuracy (%), {len(summary['languages'])} languages, {summary['directions']:,} directions, {summary['rows']} sentences, {summary['margin']} margin, k = {summary['k']}"
-    table = Table(title=title, title_justify="left", caption_justify="left", caption=_caption(summary))
-    table.add_column("layer", justify="right")
+def retrieval_table(summary: Mapping[str, Any]) -> Group:
+    """The layer curve with the controls below it, between a heading and remarks.
+
+    These stand outside the table, since rich would wrap them at its width, which may be two columns.
+    """
+    return Group(Text(_title(summary), style="bold"), _curve(summary), Text(_remarks(summary)))
+
+
+def _curve(summary: Mapping[str, Any]) -> Table:
+    rows = [*summary["layers"], *summary["controls"].values()]
+    shown = [(key, heading) for key, heading in _COLUMNS if any(row[key] is not None for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table.add_column("layer", justify="right", no_wrap=True)
     for _, heading in shown:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in summary["layers"]:
         best = row["layer"] == summary["best_layer"] and len(summary["layers"]) > 1
         table.add_row(str(row["layer"]), *(_percent(row[key]) for key, _ in shown), style="bold" if best else None)
@@ -37,22 +48,30 @@ def retrieval_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _caption(summary: Mapping[str, Any]) -> str:
+def _title(summary: Mapping[str, Any]) -> str:
+    size = f"{len(summary['languages'])} languages, {summary['directions']:,} directions, {summary['rows']:,} sentences"
+    return f"Retrieval accuracy in %: {size}\n{summary['margin']} margin, k = {summary['k']}, {summary['backend']} on {summary['device']}"
+
+
+def _remarks(summary: Mapping[str, Any]) -> str:
     lines = []
+    if len(summary["layers"]) > 1:
+        lines.append(f"Best layer: {summary['best_layer']}.")
     if summary["aggregate"] is not None:
-        lines.append(
-            f"Aggregate (even layers but 0): {_percent(summary['aggregate'])} %. Best layer: {summary['best_layer']}."
-        )
+        lines.append(f"Aggregate (mean of the even layers, 0 left out): {_percent(summary['aggregate'])}.")
     if summary["controls"]:
         lines.append("char, length: what surface form alone retrieves from the same sentences.")
     else:
-        lines.append("No controls: these vectors carry no text, so surface form alone cannot be judged.")
+        lines.append(f"No controls ({summary['controls_missing']}): surface form alone cannot be judged.")
     if summary["duplicate_rows"]:
         repeated = ", ".join(f"{code} {count}" for code, count in summary["duplicate_rows"].items())
         lines.append(f"Warning: rows that repeat an earlier one, so cannot all be found: {repeated}.")
     if summary["nonpositive_denominators"]:
-        layers = ", ".join(f"layer {layer} {count}" for layer, count in summary["nonpositive_denominators"].items())
-        lines.append(f"Warning: margins with a denominator of zero or less: {layers}.")
+        candidates = summary["directions"] * summary["rows"] * summary["k"]
+        counts = [f"{count:,} at layer {layer}" for layer, count in summary["nonpositive_denominators"].items()]
+        lines.append(
+            f"Warning: a ratio means little where its denominator is zero or less: {', '.join(counts)} (of {candidates:,} candidates each)."
+        )
     return "\n".join(lines)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from data_manifests import language_aliases
 from probe.corpus import language_of_file
 from probe.errors import RetrievalError
 from probe.store import ActivationStore
 
 
+@runtime_checkable  # so that the type check of the test run can see it
 class Vectors(Protocol):
     """Parallel vectors by language and layer."""
 
@@ -24,7 +27,7 @@ class Vectors(Protocol):
     @property
     def rows(self) -> int: ...
     def layer(self, code: str, layer: int) -> np.ndarray:
-        """(sentence, dim) float32."""
+        """(sentence, dim), float32 or float64; may be the caller's own array, so it is never written to."""
         ...
 
     def text(self, code: str) -> tuple[str, ...] | None: ...
@@ -86,7 +89,7 @@ class ArrayVectors:
     """Embeddings made elsewhere, as a store of one layer, numbered 0. They carry no text, so controls are missing."""
 
     arrays: Mapping[str, np.ndarray]
-    """Code -> (sentence, dim)."""
+    """Code -> (sentence, dim), all of one shape."""
     name: str = "arrays"
 
     @property
@@ -102,14 +105,9 @@ class ArrayVectors:
         return len(next(iter(self.arrays.values()), ()))
 
     def layer(self, code: str, layer: int) -> np.ndarray:
-        values = np.asarray(self.arrays[code])
-        if values.ndim != 2 or values.dtype.kind not in "fiu":
-            raise RetrievalError(
-                f"{code} is an array of shape {values.shape} and dtype {values.dtype}",
-                "(sentences, dim) of numbers",
-                "pool over tokens first",
-            )
-        return values.astype(np.float32)
+        values = self.arrays[code]
+        # Wider numbers keep their range until rows are normalised: float32 would turn a row of 1e-60 into zeros.
+        return values if values.dtype == np.float32 else values.astype(np.float64)
 
     def text(self, code: str) -> tuple[str, ...] | None:
         return None
@@ -118,7 +116,12 @@ class ArrayVectors:
         return None
 
     def origin(self) -> dict[str, Any]:
-        return {"arrays": self.name}
+        """Name and digest: a folder's name alone would not tell changed arrays from those of an interrupted run."""
+        digest = hashlib.sha256()
+        for code, values in self.arrays.items():
+            digest.update(f"{code} {values.shape} {values.dtype}\n".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        return {"arrays": self.name, "arrays_digest": digest.hexdigest()}
 
 
 def open_vectors(
@@ -126,13 +129,15 @@ def open_vectors(
 ) -> Vectors:
     """A store, a folder of `<lang>.npy`, or a mapping language -> (sentence, dim), as `Vectors`.
 
+    Arrays may be named by any alias of a language (`en`), in a folder as in memory.
+
     Raises:
         StoreError, RetrievalError: no such folder, a damaged store, or arrays that cannot be read.
     """
     if isinstance(source, ActivationStore):
         return StoreVectors(source, pooling)
     if isinstance(source, Mapping):
-        return ArrayVectors(source)
+        return _array_vectors(source.items(), "arrays")
     if not isinstance(source, str | Path):
         return source
     path = Path(source)
@@ -140,11 +145,38 @@ def open_vectors(
         raise RetrievalError(f"no folder {path}", "a store or a folder of <lang>.npy", "check the path")
     if (path / "manifest.json").exists() or not any(path.glob("*.npy")):
         return StoreVectors(ActivationStore.open(path), pooling)
-    return ArrayVectors(_read_arrays(path), path.name)
+    return _array_vectors(_read_arrays(path), path.resolve().name)
 
 
-def _read_arrays(folder: Path) -> dict[str, np.ndarray]:
-    arrays = {}
+def _array_vectors(arrays: Iterable[tuple[str, Any]], name: str) -> ArrayVectors:
+    """Arrays under their languages' codes, after checking that they are parallel.
+
+    Raises:
+        RetrievalError: an array that is not (sentences, dim) of numbers, of another shape, or a language given twice.
+    """
+    checked: dict[str, np.ndarray] = {}
+    for given, values in arrays:
+        code, array = language_aliases().get(given, given), np.asarray(values)
+        if array.ndim != 2 or array.dtype.kind not in "fiu":
+            raise RetrievalError(
+                f"{code} is an array of shape {array.shape} and dtype {array.dtype}",
+                "(sentences, dim) of numbers",
+                "pool over tokens first",
+            )
+        if code in checked:
+            raise RetrievalError(f"{code} is given twice", "one array a language", "leave one out")
+        first = next(iter(checked), code)
+        if checked and array.shape != checked[first].shape:
+            raise RetrievalError(
+                f"{code} has vectors of shape {array.shape}",
+                f"{checked[first].shape} as {first}",
+                "embed the same sentences with the same model",
+            )
+        checked[code] = array
+    return ArrayVectors(checked, name)
+
+
+def _read_arrays(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     for path in sorted(folder.glob("*.npy")):
         code = language_of_file(path)
         if code is None:
@@ -152,9 +184,9 @@ def _read_arrays(folder: Path) -> dict[str, np.ndarray]:
                 f"{path.name} is named after no language", "<code>.npy such as eng_Latn.npy", "rename it"
             )
         try:
-            arrays[code] = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise RetrievalError(
                 f"{path.name} cannot be read ({error})", "a .npy file of numbers", "save it with numpy.save"
             ) from None
-    return arrays
+        yield code, array
