@@ -229,11 +229,14 @@ def retrieve(
     from probe.progress import RetrievalProgress
     from probe.retrieve import retrieve_all
 
+    finished = (out / "summary.json").exists() and not overwrite
     with RetrievalProgress() as advance:
         result = retrieve_all(
             source, layers=layers, k=k, margin=margin, backend=backend, device=device, pool=pool, langs=langs, limit=limit,
             controls=controls, save_predictions=save_predictions, out=out, overwrite=overwrite, advance=advance,
         )  # fmt: skip
+    if finished:
+        print(f"{out} was finished before with the same settings; nothing was computed", file=sys.stderr)
     _show_result(result.summary(), as_json)
 
 

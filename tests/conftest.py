@@ -77,10 +77,14 @@ def tiny(tiny_source: ModelSource) -> LoadedModel:
 def run_probe(tmp_path: Path) -> RunProbe:
     """Run the command line as a user does, in an empty folder: `run_probe("data", "list")`."""
 
-    def run(*arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "100", **(env or {})}
         command = [sys.executable, "-m", "probe", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
 
     return run
 

@@ -499,6 +499,16 @@ def test_a_finished_result_is_not_replaced_unasked(store: ActivationStore, tmp_p
     assert contents(tmp_path / "result") == before
 
 
+def test_a_finished_result_is_returned_as_it_is(store: ActivationStore, tmp_path: Path) -> None:
+    first = retrieve_all(store, out=tmp_path / "result")
+    before = contents(tmp_path / "result")
+    computed: list[str] = []
+    again = retrieve_all(store, out=tmp_path / "result", advance=lambda layer, done, total: computed.append(layer))
+    assert computed == []
+    assert again.curve() == first.curve()
+    assert contents(tmp_path / "result") == before
+
+
 def test_a_finished_result_is_replaced_on_request(store: ActivationStore, tmp_path: Path) -> None:
     resumed(store, tmp_path / "result")
     assert resumed(store, tmp_path / "result", k=2, save_predictions=False, overwrite=True)[:5] == list(LAYERS)
