@@ -164,8 +164,9 @@ def extract(
 ) -> None:
     """Run a corpus through a model once and store the pooled hidden states of every layer."""
     from align.adapter import attach, find_adapter
-    from probe.extract import Settings, Share, extract_all
+    from probe.extract import Settings, extract_all
     from probe.progress import ExtractionProgress
+    from probe.share import Share
     from probe.sources import load_corpus
 
     settings = Settings(

@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class ParallelCorpus:
     """Empty where the source has no splits."""
     sentences: Mapping[str, tuple[str, ...]]
     """Language code -> its sentences, all of equal count, in the order in which languages were asked for."""
+    source: str = ""
+    """Where the text was read: the folder, data set or archive that answered."""
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -56,7 +58,7 @@ class ParallelCorpus:
             return self
         if limit < 1:
             raise CorpusError(f"--limit {limit}", "at least 1 sentence", "give a larger limit")
-        return ParallelCorpus(self.name, self.split, {c: s[:limit] for c, s in self.sentences.items()})
+        return replace(self, sentences={code: lines[:limit] for code, lines in self.sentences.items()})
 
 
 def read_folder(
@@ -88,7 +90,7 @@ def read_folder(
         chosen = {code: _one_file(code, files[code], split, several) for code in codes}
         sentences = {code: read_text(path) for code, path in chosen.items()}
         _check_equal_counts({str(chosen[code].name): len(lines) for code, lines in sentences.items()})
-    return ParallelCorpus(name or folder.resolve().name, split or "", sentences)
+    return ParallelCorpus(name or folder.resolve().name, split or "", sentences, f"folder {folder.name}")
 
 
 def resolve_languages(langs: str | None, available: Sequence[str], place: str, strict: bool = True) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ def examine() -> dict[str, Any]:
     """Facts and faults of this installation; `problems` is a list of one-line texts, empty where all is well."""
     import torch
 
-    from probe.model import choose_dtype, cpu_has_bf16
+    from probe.cpu import has_bf16
+    from probe.model import choose_dtype
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     problems: list[str] = []
@@ -29,7 +30,7 @@ def examine() -> dict[str, Any]:
             {"name": torch.cuda.get_device_name(i), "memory_gb": round(torch.cuda.mem_get_info(i)[1] / 1e9, 1)}
             for i in range(torch.cuda.device_count())
         ],
-        "cpu": {"cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "bf16_instructions": cpu_has_bf16()},
+        "cpu": {"cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "bf16_instructions": has_bf16()},
         "dtype_auto": str(choose_dtype("auto", device)).removeprefix("torch."),
         "blas": _blas(),
         "faiss": _faiss(problems),

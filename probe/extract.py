@@ -1,14 +1,11 @@
-"""Corpus x model -> store: token-budget batches, pooling inside forward hooks, resume, ranks."""
+"""Corpus x model -> store: check everything first, then one language file after another, going on after a kill."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,18 +13,11 @@ import torch
 from probe import provenance
 from probe.corpus import ParallelCorpus
 from probe.errors import ModelError, ProbeError
-from probe.model import (
-    LoadedModel,
-    ModelSource,
-    choose_device,
-    choose_dtype,
-    forward,
-    load_model,
-    open_model,
-    shortened,
-    tokenise,
-)
-from probe.pool import POOLINGS, pool, pooling_weights
+from probe.layers import parse_layers
+from probe.model import LoadedModel, ModelSource, choose_device, choose_dtype, load_model, open_model, tokenise
+from probe.pool import POOLINGS
+from probe.share import Share
+from probe.states import pooled_states
 from probe.store import SCHEMA, ActivationStore, estimate_bytes, require_space
 
 AUTO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -51,58 +41,6 @@ class Silent:
     def advance(self, sentences: int, tokens: int) -> None: ...
     def finished(self, code: str, sentences: int, tokens: int) -> None: ...
     def note(self, message: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of the languages this process extracts: part `index` of `parts`."""
-
-    index: int = 0
-    parts: int = 1
-
-    @classmethod
-    def parse(cls, text: str | None, environment: Mapping[str, str] = os.environ) -> Share:
-        """`i/N` (i from 0), `slurm` (an array task's place in its array), or None (torchrun's rank, else everything).
-
-        Raises:
-            ProbeError: malformed, or `slurm` outside an array.
-        """
-        if text is None:
-            return cls(int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1)))
-        if text == "slurm":
-            names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
-            if any(name not in environment for name in names):
-                raise ProbeError(
-                    "--shard slurm outside a SLURM array",
-                    f"{', '.join(names)} in the environment",
-                    "submit with sbatch --array, or give --shard i/N",
-                )
-            task, low, high = (int(environment[name]) for name in names)
-            step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
-            share = cls((task - low) // step, (high - low) // step + 1)
-            if int(environment.get("SLURM_ARRAY_TASK_COUNT", share.parts)) != share.parts:
-                raise ProbeError(
-                    f"--shard slurm in an array of {environment['SLURM_ARRAY_TASK_COUNT']} tasks from {low} to {high}",
-                    "an array without gaps, since every share needs a task",
-                    "submit with --array=0-N, or give --shard i/N",
-                )
-            return share
-        try:
-            index, parts = (int(part) for part in text.split("/"))
-        except ValueError:
-            index, parts = 0, 0
-        if not 0 <= index < parts:
-            raise ProbeError(f"--shard {text}", "i/N with 0 <= i < N, or slurm", "give for example --shard 0/4")
-        return cls(index, parts)
-
-    def of(self, sizes: Mapping[str, int]) -> list[str]:
-        """The languages of this share: largest first, each to the share with the least work so far."""
-        loads, shares = [0] * self.parts, [[] for _ in range(self.parts)]  # type: list[int], list[list[str]]
-        for code in sorted(sizes, key=lambda code: (-sizes[code], code)):
-            least = loads.index(min(loads))
-            loads[least] += sizes[code]
-            shares[least].append(code)
-        return shares[self.index]
 
 
 @dataclass(frozen=True)
@@ -140,43 +78,6 @@ class Settings:
 def _choose(option: str, given: str, known: Sequence[str]) -> None:
     if given not in known:
         raise ProbeError(f"{option} {given}", f"one of {', '.join(known)}", "give one of these")
-
-
-def parse_layers(text: str, available: Sequence[int]) -> tuple[int, ...]:
-    """Layers by `all`, `even`, a list `0,8,16`, or a range `start:stop:step` whose stop is included.
-
-    Raises:
-        ProbeError: malformed, or a layer that is not available.
-    """
-    if text == "all":
-        return tuple(available)
-    try:
-        if text == "even":
-            layers = tuple(layer for layer in available if layer % 2 == 0)
-        elif ":" in text:
-            parts = [int(part) if part else None for part in text.split(":")]
-            start, stop, step = parts if len(parts) == 3 else (*parts, None)
-            if step is not None and step < 1:
-                raise ValueError
-            last = available[-1] if stop is None else stop
-            layers = tuple(range(start or 0, last + 1, step or 1))
-        else:
-            layers = tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        raise ProbeError(
-            f"--layers {text}", "all, even, a list such as 0,8,16, or start:stop:step", "give one of these"
-        ) from None
-    outside = [layer for layer in layers if layer not in available]
-    if outside or not layers:
-        raise ProbeError(
-            f"--layers {text}: layer {outside[0] if outside else '(none)'} is not there",
-            f"layers {available[0]} to {available[-1]}",
-            "give layers in that range",
-        )
-    return layers
-
-
-# ---- from names to a store -----------------------------------------------------------------------------------
 
 
 def extract_all(
@@ -257,6 +158,12 @@ def plan(
     """
     layers = parse_layers(settings.layers, range(source.depth + 1))
     share = share or Share()
+    if overwrite and share.parts > 1:
+        raise ProbeError(
+            f"--overwrite by one of {share.parts} processes",
+            "a store that no other process writes",
+            "remove the folder before they start",
+        )
     manifest = {
         "schema": SCHEMA,
         "model": dict(source.identity),
@@ -267,6 +174,7 @@ def plan(
         "layers": list(layers),
         "depth": source.depth,
         "hidden_size": source.hidden_size,
+        "corpus_source": corpus.source,
         "architecture": type(source.skeleton).__name__,
         "dtype": str(dtype).removeprefix("torch."),
         "store_dtype": settings.store_dtype,
@@ -284,8 +192,8 @@ def plan(
     todo = [code for code in share.of(sizes) if overwrite or not (out / f"{code}.h5").exists()]
     ids = {code: tokenise(source.tokenizer, corpus.sentences[code], code) for code in todo}
     truncated = {code: _cut_to_context(rows, corpus, source, code, settings.truncate) for code, rows in ids.items()}
+    require_space(out, estimate_bytes(manifest, len(todo)))
     store = ActivationStore.create(out, manifest, same_budget=settings.batch_tokens is not None, overwrite=overwrite)
-    require_space(out, estimate_bytes(store.manifest, len(todo)))
     return Plan(store, corpus, ids, truncated, settings)
 
 
@@ -342,8 +250,14 @@ def _with_budget(
     """States of one language, and the token budget used: halved, and the language begun again, while memory runs out."""
     layers, settings = plan.store.layers, plan.settings
     while True:
+        done: list[tuple[int, int]] = []
+
+        def advance(sentences: int, tokens: int, done: list[tuple[int, int]] = done) -> None:
+            done.append((sentences, tokens))
+            observer.advance(sentences, tokens)
+
         try:
-            states = pooled_states(loaded, ids, layers, settings.poolings, budget, settings.final_norm, observer)
+            states = pooled_states(loaded, ids, layers, settings.poolings, budget, settings.final_norm, advance)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -358,6 +272,7 @@ def _with_budget(
             return states, budget
         # Only here, after `except`, has the traceback let go of the failed pass's tensors.
         budget //= 2
+        observer.advance(-sum(batch[0] for batch in done), -sum(batch[1] for batch in done))
         observer.note(f"out of memory at {code}: going on with {budget} tokens a batch")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -394,118 +309,3 @@ def _require_usable(
                     "finite states",
                     "try --dtype fp32, or --device with one GPU (spreading over several has been seen to give zeros)",
                 )
-
-
-# ---- from token ids to arrays --------------------------------------------------------------------------------
-
-
-def pooled_states(
-    loaded: LoadedModel,
-    ids: Sequence[np.ndarray],
-    layers: Sequence[int],
-    poolings: Sequence[str],
-    batch_tokens: int,
-    final_norm: str = "model",
-    observer: Observer | None = None,
-) -> np.ndarray:
-    """Pooled hidden states of sentences given as token ids.
-
-    Blocks above the last asked layer do not run, and only pooled vectors leave a block, so memory does not grow with
-    layers x tokens.
-
-    Args:
-        layers: ascending; 0 = the input of block 1, k = the output of block k.
-        final_norm: `model` = the topmost layer is the model's own output, after its final norm; `raw` = before it.
-
-    Returns:
-        (pooling, layer, sentence, hidden) float32, sentences in the given order.
-    """
-    observer = observer or Silent()
-    states = np.empty((len(poolings), len(layers), len(ids), loaded.hidden_size), dtype=np.float32)
-    lengths = np.array([len(row) for row in ids])
-    from_output = layers[-1] == loaded.depth and final_norm == "model"
-    pooler = BlockPooler(layers[:-1] if from_output else layers)
-    # One block is kept even for layer 0 alone, since its input is where layer 0 is read.
-    with torch.inference_mode(), shortened(loaded, max(layers[-1], 1)), pooler.attached(loaded.blocks):
-        for batch in batches(lengths, batch_tokens):
-            token_ids, mask = pad_right([ids[row] for row in batch], loaded.pad_id)
-            pooler.weights = pooling_weights(mask.to(loaded.device), poolings)
-            output = forward(loaded, token_ids.to(loaded.device), mask.to(loaded.device))
-            pooled = pooler.take()
-            if from_output:
-                pooled.append(pool(output, pooler.weights))
-            stacked = torch.stack(
-                [vectors.to(loaded.device) for vectors in pooled]
-            )  # (layer, sentence, pooling, hidden)
-            states[:, :, batch] = stacked.permute(2, 0, 1, 3).cpu().numpy()
-            observer.advance(len(batch), int(lengths[batch].sum()))
-    return states
-
-
-def batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Row numbers of each batch, longest sentences first, at most `batch_tokens` tokens with padding (or one sentence)."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        count = max(1, batch_tokens // int(lengths[order[start]]))
-        yield order[start : start + count]
-        start += count
-
-
-def pad_right(rows: Sequence[np.ndarray], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sentence, token) int64 ids and bool mask. The mask comes from lengths: a sentence may hold the pad token itself."""
-    lengths = np.array([len(row) for row in rows])
-    ids = np.full((len(rows), lengths.max()), pad, dtype=np.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-    return torch.from_numpy(ids), torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
-
-
-class BlockPooler:
-    """Pools hidden states at block boundaries while the model runs, by forward hooks on the blocks.
-
-    Set `weights`, run the model, `take()` the pooled vectors.
-    """
-
-    def __init__(self, layers: Sequence[int]) -> None:
-        self.layers = tuple(layers)
-        self.weights = torch.empty(0)
-        self._pooled: dict[int, torch.Tensor] = {}
-
-    @contextlib.contextmanager
-    def attached(self, blocks: torch.nn.ModuleList) -> Iterator[None]:
-        """Hooks on the blocks inside; removed on leaving, whatever happens."""
-        handles = []
-        for layer in self.layers:
-            if layer == 0:
-                handles.append(blocks[0].register_forward_pre_hook(self._on_input, with_kwargs=True))
-            else:
-                handles.append(blocks[layer - 1].register_forward_hook(partial(self._on_output, layer)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def take(self) -> list[torch.Tensor]:
-        """(sentence, pooling, hidden) float32 of each layer of the last run, in order.
-
-        Raises:
-            ModelError: a block that did not run.
-        """
-        silent = [layer for layer in self.layers if layer not in self._pooled]
-        if silent:
-            raise ModelError(
-                f"layer {silent[0]} gave no hidden state",
-                "every block to run",
-                "this architecture skips blocks; leave the layer out",
-            )
-        pooled = [self._pooled[layer] for layer in self.layers]
-        self._pooled = {}
-        return pooled
-
-    def _on_input(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        self._pooled[0] = pool(args[0] if args else kwargs["hidden_states"], self.weights)
-
-    def _on_output(self, layer: int, module: torch.nn.Module, args: tuple, output: Any) -> None:
-        self._pooled[layer] = pool(output[0] if isinstance(output, tuple) else output, self.weights)

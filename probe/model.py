@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from data_manifests import languages
+from probe.cpu import fast_linears, has_bf16
 from probe.errors import ModelError
 from probe.tiny import tiny_model, tiny_tokenizer
 
@@ -187,13 +188,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
         raise ModelError(f"--dtype {dtype}", f"auto, {', '.join(named)}", "give one of these")
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if cpu_has_bf16() else torch.float32
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU has bf16 dot-product or tile instructions; without them bf16 is emulated and slower."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check is not None and check() for check in checks)
+    return torch.bfloat16 if has_bf16() else torch.float32
 
 
 def _load_config_and_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -398,5 +393,6 @@ def forward(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch
     """The base model's last hidden state (batch, token, hidden), after its final norm where it has one; no cache is built."""
     accepted = inspect.signature(loaded.model.forward).parameters
     options = {"use_cache": False} if "use_cache" in accepted else {}
-    output = loaded.model(input_ids=ids, attention_mask=mask.long(), **options)
+    with fast_linears(loaded.model.get_input_embeddings().weight):
+        output = loaded.model(input_ids=ids, attention_mask=mask.long(), **options)
     return output[0]

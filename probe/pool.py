@@ -56,8 +56,12 @@ def pool(
 ) -> Float[Tensor, "batch pooling hidden"]:
     """The pooled vectors, summed in float32 whatever the dtype of the states.
 
-    What stands on padding is never looked at: an overflow there would be no zero when multiplied by zero.
+    What stands on padding is never looked at: an overflow there would be no zero when multiplied by zero. Since it is rare,
+    the copy without padding is made only when it shows.
     """
     weights = weights.to(states.device)
-    held = (weights != 0).any(dim=1).unsqueeze(2)
-    return torch.bmm(weights, states.masked_fill(~held, 0).float())
+    pooled = torch.bmm(weights, states.float())
+    if not torch.isfinite(pooled).all():
+        held = (weights != 0).any(dim=1).unsqueeze(2)
+        pooled = torch.bmm(weights, states.masked_fill(~held, 0).float())
+    return pooled

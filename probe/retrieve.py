@@ -15,8 +15,8 @@ from probe import provenance
 from probe.controls import CONTROLS, control_pairs
 from probe.corpus import resolve_languages
 from probe.errors import RetrievalError
-from probe.extract import parse_layers
 from probe.knn import Pair, choose_backend, make_search
+from probe.layers import parse_layers
 from probe.margin import MARGINS, mexa_rows, retrieve_rows
 from probe.model import choose_device
 from probe.partial import PartialResult, finished_result

@@ -10,6 +10,7 @@ import tarfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,21 @@ def _load_named(manifest: CorpusManifest, langs: str | None, split: str | None) 
         try:
             corpus = _READERS[source.kind](manifest, source, codes, split)
             _check_rows(manifest, corpus)
-            return corpus
+            return replace(corpus, source=_described(source))
         except Exception as error:  # a source may fail in any way: network, format, missing package
-            reasons.append(f"[{source.kind} {source.id or source.url or _folder(source, split)}] {_one_line(error)}")
+            place = f" {_folder(source, split)}" if source.kind == "folder" else ""
+            reasons.append(f"[{_described(source)}{place}] {_one_line(error)}")
     raise CorpusError(
         f"no source of {manifest.title} answered: {' '.join(reasons)}",
         "one of them to hold it",
         f"put the files below $MIDPROBE_DATA ({local_data()}), or mend the access and run `probe data fetch {manifest.name}`",
     )
+
+
+def _described(source: Source) -> str:
+    """The source as a store records it: without the folders of this machine."""
+    name = source.id or source.url
+    return f"{source.kind} {name}@{source.revision}" if source.revision else f"{source.kind} {name}".strip()
 
 
 def _one_line(error: Exception) -> str:

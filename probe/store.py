@@ -260,7 +260,7 @@ class ActivationStore:
             h5.attrs.update(
                 {
                     "settings": np.bytes_(self.settings_digest()),
-                    "language": np.bytes_(code),
+                    "language": np.bytes_(code.encode()),
                     "batch_tokens": batch_tokens,
                     "truncated": truncated,
                 }
@@ -313,7 +313,7 @@ class ActivationStore:
         shape = (self.manifest["rows"], self.manifest["hidden_size"])
         datasets = len(self.poolings) * len(self.layers)
         with _new_hdf5(self.path / "index.h5", datasets * (_OVERHEAD + len(self.languages) * 512)) as h5:
-            h5.attrs["languages"] = np.array(self.languages, dtype=np.bytes_)
+            h5.attrs["languages"] = np.array([code.encode() for code in self.languages])
             for pooling in self.poolings:
                 for layer in self.layers:
                     name = f"{pooling}/{layer_name(layer)}"
@@ -398,9 +398,9 @@ def estimate_bytes(manifest: Mapping[str, Any], languages: int) -> int:
 
 def require_space(path: Path, need: int) -> None:
     """Raises:
-    StoreError: less is free at `path` than `need` bytes and a twentieth more.
+    StoreError: less is free at `path`, which need not exist yet, than `need` bytes and a twentieth more.
     """
-    free = shutil.disk_usage(path).free
+    free = shutil.disk_usage(next(place for place in (path, *path.absolute().parents) if place.exists())).free
     if free < need * 1.05:
         raise StoreError(
             f"{free / 1e9:.1f} GB free at {path}",

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from align.adapter import attach, find_adapter
 from probe.corpus import ParallelCorpus
 from probe.errors import ModelError, StoreError
-from probe.extract import extract_all, pooled_states
+from probe.extract import extract_all
 from probe.model import LoadedModel, load_model, open_model, tokenise
+from probe.states import pooled_states
 from probe.tiny import tiny_tokenizer
 
 CPU = torch.device("cpu")

@@ -20,23 +20,12 @@ from tokenizers import pre_tokenizers
 
 from probe.corpus import ParallelCorpus
 from probe.errors import ModelError, ProbeError
-from probe.extract import (
-    AUTO_BATCH_TOKENS,
-    BlockPooler,
-    Settings,
-    Share,
-    Silent,
-    _is_out_of_memory,
-    batches,
-    extract_all,
-    pad_right,
-    parse_layers,
-    plan,
-    pooled_states,
-    run,
-)
+from probe.extract import AUTO_BATCH_TOKENS, Settings, Silent, _is_out_of_memory, extract_all, plan, run
+from probe.layers import parse_layers
 from probe.model import LoadedModel, ModelSource, load_model, open_model, tokenise
 from probe.pool import POOLINGS
+from probe.share import Share
+from probe.states import BlockPooler, batches, pad_right, pooled_states
 from probe.tiny import tiny_tokenizer
 
 CPU = torch.device("cpu")

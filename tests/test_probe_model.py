@@ -20,7 +20,6 @@ from torch import nn
 
 from probe.corpus import ParallelCorpus
 from probe.errors import ModelError
-from probe.extract import pooled_states
 from probe.model import (
     LoadedModel,
     choose_device,
@@ -35,6 +34,7 @@ from probe.model import (
     tokenise,
     tokenizer_digest,
 )
+from probe.states import pooled_states
 from probe.tiny import tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")

@@ -121,18 +121,19 @@ from pathlib import Path
 import align.adapter, probe.extract, probe.progress, probe.sources, transformers.models.llama.modeling_llama
 from probe.cli import main
 
-def attempt(folder, kill_at_flush=0, kill_after=None):
+def attempt(folder, kill_at=('fsync', 0), kill_after=None):
     '''One run of the command in a process of its own; how it ended, and the files it left.'''
     child = os.fork()
     if child == 0:
         os.chdir(folder)
-        flush, flushed = os.fsync, []
-        def fsync(handle):
-            flush(handle)
-            flushed.append(handle)
-            if len(flushed) == kill_at_flush:
+        name, number = kill_at
+        call, calls = getattr(os, name), []
+        def call_and_die(*arguments):
+            call(*arguments)
+            calls.append(arguments)
+            if len(calls) == number:
                 os.kill(os.getpid(), signal.SIGKILL)
-        os.fsync = fsync
+        setattr(os, name, call_and_die)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
             main()
@@ -177,6 +178,8 @@ class Killed:
 class Kills:
     at_flush: dict[int, Killed]
     """By the flush at which the run was killed, before the renaming."""
+    at_rename: Killed
+    """After the renaming of the second language, which is still locked."""
     at_random: Killed
     """Killed again and again; `left` and `status` are those of the first time."""
 
@@ -186,14 +189,17 @@ def kills(tmp_path_factory: pytest.TempPathFactory) -> Kills:
     folders = {n: tmp_path_factory.mktemp(f"flush{n}") for n in range(1, FLUSHES + 1)}
     often = tmp_path_factory.mktemp("often")
     delays = random.Random(0).sample([0.03 * step for step in range(1, 21)], 6)
-    plan = [{"folder": str(folder), "kill_at_flush": n} for n, folder in folders.items()]
+    plan = [{"folder": str(folder), "kill_at": ("fsync", n)} for n, folder in folders.items()]
     plan += [{"folder": str(folder)} for folder in folders.values()]
+    renamed = tmp_path_factory.mktemp("renamed")
+    plan += [{"folder": str(renamed), "kill_at": ("replace", 3)}, {"folder": str(renamed)}]
     plan += [{"folder": str(often), "kill_after": delay} for delay in delays] + [{"folder": str(often)}]
     ends = attempts(often, plan)
-    killed, resumed, random_ends = ends[:FLUSHES], ends[FLUSHES : 2 * FLUSHES], ends[2 * FLUSHES :]
+    killed, resumed, rest = ends[:FLUSHES], ends[FLUSHES : 2 * FLUSHES], ends[2 * FLUSHES :]
     return Kills(
         {n: Killed(*killed[n - 1], resumed[n - 1][0], folder / "store") for n, folder in folders.items()},
-        Killed(*random_ends[0], random_ends[-1][0], often / "store"),
+        Killed(*rest[0], rest[1][0], renamed / "store"),
+        Killed(*rest[2], rest[-1][0], often / "store"),
     )
 
 
@@ -212,6 +218,14 @@ def test_a_language_exists_whole_or_not_at_all(kills: Kills) -> None:
     """The third flush is that of the second language: the first is there, the second under its temporary name."""
     left = [name for name in kills.at_flush[3].left if ".h5" in name and not name.endswith(".lock")]
     assert left == ["arb_Arab.h5.partial", "rus_Cyrl.h5"]
+
+
+def test_killed_before_a_language_is_unlocked_and_resumed_is_uninterrupted(kills: Kills, uninterrupted: Run) -> None:
+    """Nobody will write that language again, so its lock file would stay for ever."""
+    assert "arb_Arab.h5" in kills.at_rename.left
+    assert "arb_Arab.h5.lock" in kills.at_rename.left
+    assert kills.at_rename.resumed == 0
+    assert contents(kills.at_rename.store) == contents(uninterrupted.store)
 
 
 def test_killed_again_and_again_at_any_time_and_resumed_is_uninterrupted(kills: Kills, uninterrupted: Run) -> None:

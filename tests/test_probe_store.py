@@ -241,6 +241,15 @@ def test_the_index_still_shows_them_when_the_folder_has_moved(tmp_path: Path) ->
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+def test_the_index_of_a_copied_store_shows_the_copy(tmp_path: Path) -> None:
+    """HDF5 finds a moved source by its name alone, but takes an absolute path first where there is still a file."""
+    store = complete_store(tmp_path / "store")
+    shutil.copytree(store.path, tmp_path / "copy")
+    shutil.copy(store.file("rus_Cyrl"), store.file("eng_Latn"))
+    shown = shown_by_index(tmp_path / "copy")["mean/000"]
+    np.testing.assert_array_equal(shown[1], states_of("eng_Latn")[0, 0])
+
+
 def test_the_index_shows_nan_for_a_language_that_is_gone(tmp_path: Path) -> None:
     store = complete_store(tmp_path / "store")
     store.file("eng_Latn").unlink()
@@ -599,8 +608,9 @@ def test_too_little_space_is_said_with_what_is_needed(tmp_path: Path) -> None:
         require_space(tmp_path, 10**15)
 
 
-def test_enough_space_is_no_error(tmp_path: Path) -> None:
-    require_space(tmp_path, 10**3)
+@pytest.mark.parametrize("folder", [".", "not/there/yet"])
+def test_enough_space_is_no_error(tmp_path: Path, folder: str) -> None:
+    require_space(tmp_path / folder, 10**3)
 
 
 WRITE_UNTIL_FULL = """
