@@ -20,8 +20,8 @@ from probe.share import Share
 from probe.states import pooled_states
 from probe.store import SCHEMA, ActivationStore, estimate_bytes, require_space
 
-AUTO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Token budgets with which `auto` begins: larger ones were not faster, and cost memory."""
+AUTO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Token budgets with which `auto` begins. On a CPU larger batches fall out of its caches; a GPU needs them to be busy."""
 
 
 @runtime_checkable
@@ -179,7 +179,7 @@ def plan(
         "dtype": str(dtype).removeprefix("torch."),
         "store_dtype": settings.store_dtype,
         "final_norm": settings.final_norm,
-        "batch_tokens": settings.batch_tokens or AUTO_BATCH_TOKENS.get(device.type, 2048),
+        "batch_tokens": settings.batch_tokens or AUTO_BATCH_TOKENS.get(device.type, 1024),
         "truncate": settings.truncate,
         "text": settings.text,
         "device": str(device),

@@ -37,21 +37,18 @@ def probe_flores(run_probe: RunProbe, shared_data: Path, folder: Path, model: st
     return json.loads(done.stdout)
 
 
-def show(capsys: pytest.CaptureFixture[str], name: str, summary: dict) -> None:
-    """The layer curve, on the terminal of the test run."""
+def curve(name: str, summary: dict) -> str:
+    """The layer curve as a line; the test run prints it at its end."""
     percent = [f"{100 * row['mean']:.1f}" for row in summary["layers"]]
-    controls = {control: f"{100 * row['mean']:.1f}" for control, row in summary["controls"].items()}
-    with capsys.disabled():
-        print(
-            f"\n{name}, FLORES-200 dev, {summary['directions']} directions: accuracy by layer {' '.join(percent)} %, controls {controls}"
-        )
+    controls = ", ".join(f"{control} {100 * row['mean']:.1f}" for control, row in summary["controls"].items())
+    return f"{name}, FLORES-200 dev, {summary['directions']} directions, accuracy by layer: {' '.join(percent)} % ({controls})"
 
 
 def test_untrained_model_stays_below_surface_form(
-    run_probe: RunProbe, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_probe: RunProbe, shared_data: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     summary = probe_flores(run_probe, shared_data, tmp_path, "builtin:tiny")
-    show(capsys, "builtin:tiny", summary)
+    record_property("layer curve", curve("builtin:tiny", summary))
     assert summary["rows"] == 997
     assert summary["directions"] == 1190
     assert [row["layer"] for row in summary["layers"]] == [0, 1, 2, 3, 4]
@@ -62,11 +59,11 @@ def test_untrained_model_stays_below_surface_form(
 
 
 def test_pretrained_encoder_aligns_best_at_its_last_layer(
-    run_probe: RunProbe, shared_data: Path, minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_probe: RunProbe, shared_data: Path, minilm: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """all-MiniLM-L6-v2 was trained to place English paraphrases together in its last layer."""
     summary = probe_flores(run_probe, shared_data, tmp_path, minilm)
-    show(capsys, "all-MiniLM-L6-v2", summary)
+    record_property("layer curve", curve("all-MiniLM-L6-v2", summary))
     assert [row["layer"] for row in summary["layers"]] == list(range(7))
     assert summary["best_layer"] == 6
     last, before = summary["layers"][6], summary["layers"][5]

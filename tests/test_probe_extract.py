@@ -635,7 +635,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(
     manifest = extract(cramped(600), tiny_source, corpus, tmp_path / "cramped", diary)
     extract(tiny, tiny_source, corpus, tmp_path / "roomy")
     assert manifest["complete"]
-    assert manifest["batch_tokens"] == AUTO_BATCH_TOKENS["cpu"] == 2048
+    assert manifest["batch_tokens"] == AUTO_BATCH_TOKENS["cpu"] == 1024
     assert manifest["files"]["rus_Cyrl"]["batch_tokens"] == 512
     assert "batch_tokens" not in manifest["files"]["eng_Latn"]
     assert [note.split()[-4] for note in diary.notes] == ["1024", "512"]
