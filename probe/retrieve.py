@@ -82,7 +82,7 @@ def retrieve_all(
     if rows < max(k, 2) or k < 1:
         raise RetrievalError(
             f"{rows} rows with k = {k}",
-            "k of at least 1 and at least k (and 2) rows",
+            "k from 1 to the number of rows, and two rows or more",
             "give a smaller --k or more sentences",
         )
     texts = _texts(vectors, codes, rows)

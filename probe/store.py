@@ -403,10 +403,14 @@ def require_space(path: Path, need: int) -> None:
     free = shutil.disk_usage(next(place for place in (path, *path.absolute().parents) if place.exists())).free
     if free < need * 1.05:
         raise StoreError(
-            f"{free / 1e9:.1f} GB free at {path}",
-            f"{need * 1.05 / 1e9:.1f} GB for this store",
+            f"{_size(free)} free at {path}",
+            f"{_size(need * 1.05)} for this store",
             "free some, give another --out, or take fewer layers (--layers even) or --store-dtype float16",
         )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def remove_store(path: Path) -> None:

@@ -604,7 +604,7 @@ def test_the_estimate_is_close_to_what_is_written(tmp_path: Path) -> None:
 
 
 def test_too_little_space_is_said_with_what_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"GB free at .*; expected 1050000\.0 GB for this store; free some"):
+    with pytest.raises(StoreError, match=r"GB free at .*; expected 1,050,000\.0 GB for this store; free some"):
         require_space(tmp_path, 10**15)
 
 
