@@ -19,7 +19,7 @@ import torch
 from common import current_rss, machine, peak_rss, ratio, reset_peak, rounds, spread
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from probe.cpu import fast_linears
+from probe.device import fast_linears
 from probe.extract import AUTO_BATCH_TOKENS
 from probe.model import LoadedModel
 from probe.states import batches, pooled_states

@@ -32,7 +32,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Langs = Annotated[
     str | None,
     typer.Option(
-        help="Languages: codes (swh_Latn), ISO codes (sw) or sets (paper35, slots20, mt9, all), comma-separated."
+        help="Languages: codes (swh_Latn), ISO codes (sw) or sets (paper35, slots20, mt9, weakest5), comma-separated, or all. Not given: paper35 of flores200, slots20 of massive, else all."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Take the first N sentences only.")]
@@ -184,7 +184,7 @@ def extract(
     elif store.manifest["complete"]:
         size = sum(entry["bytes"] for entry in store.manifest["files"].values())
         print(
-            f"{out} is complete: {len(store.languages)} languages x {store.manifest['rows']} sentences x {len(store.layers)} layers, {size / 1e6:,.0f} MB, {store.manifest['dtype']}"
+            f"{out} is complete: {len(store.languages)} languages x {store.manifest['rows']} sentences x {len(store.layers)} layers, {size / 1e6:,.1f} MB, {store.manifest['dtype']}"
         )
     else:
         print(
@@ -271,7 +271,7 @@ def demo(
         )
     with RetrievalProgress() as advance:
         summary = retrieve_all(
-            store, backend="torch", device="cpu", out=out / "result", overwrite=True, advance=advance
+            store, backend="torch", device="cpu", out=out / "result", overwrite=overwrite, advance=advance
         ).summary()
     _show_result(summary, as_json)
     if not as_json:
@@ -334,7 +334,9 @@ def data_list(
 def data_fetch(
     name: Annotated[str, typer.Argument(help="A named corpus.")],
     langs: Langs = None,
-    split: Annotated[str | None, typer.Option(help="One split; all of them where it is not given.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="One split, such as dev; all of them where it is not given.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Keep a local copy of a named corpus, from its first source that answers."""

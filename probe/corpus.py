@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class ParallelCorpus:
     name: str
     split: str
     """Empty where the source has no splits."""
-    sentences: Mapping[str, tuple[str, ...]]
+    sentences: Mapping[str, tuple[str, ...]] = field(repr=False)
     """Language code -> its sentences, all of equal count, in the order in which languages were asked for."""
     source: str = ""
     """Where the text was read: the folder, data set or archive that answered."""
@@ -80,7 +80,7 @@ def read_folder(
         raise CorpusError(
             f"{folder} holds no language file",
             "<code>.<anything> such as eng_Latn.txt, or <locale>.jsonl",
-            "see `probe data verify DIR`",
+            "name each file after its language; `probe data list --languages` shows the codes",
         )
     codes = resolve_languages(langs, available=tuple(sorted(files)), place=str(folder))
     if all(".jsonl" in path.name for code in codes for path in files[code]):

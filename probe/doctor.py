@@ -17,8 +17,7 @@ def examine() -> dict[str, Any]:
     """Facts and faults of this installation; `problems` is a list of one-line texts, empty where all is well."""
     import torch
 
-    from probe.cpu import has_bf16
-    from probe.model import choose_dtype
+    from probe.device import choose_dtype, has_bf16
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     problems: list[str] = []

@@ -12,9 +12,10 @@ import torch
 
 from probe import provenance
 from probe.corpus import ParallelCorpus
+from probe.device import choose_device, choose_dtype
 from probe.errors import ModelError, ProbeError
 from probe.layers import parse_layers
-from probe.model import LoadedModel, ModelSource, choose_device, choose_dtype, load_model, open_model, tokenise
+from probe.model import LoadedModel, ModelSource, load_model, open_model, tokenise
 from probe.pool import POOLINGS
 from probe.share import Share
 from probe.states import pooled_states
@@ -157,7 +158,7 @@ def plan(
         ProbeError: a sentence longer than the context, too little space, a store made with other settings.
     """
     layers = parse_layers(settings.layers, range(source.depth + 1))
-    share = share or Share()
+    share = share or Share.parse(None)
     if overwrite and share.parts > 1:
         raise ProbeError(
             f"--overwrite by one of {share.parts} processes",
@@ -190,36 +191,47 @@ def plan(
     }
     sizes = {code: sum(len(line.encode()) for line in lines) for code, lines in corpus.sentences.items()}
     todo = [code for code in share.of(sizes) if overwrite or not (out / f"{code}.h5").exists()]
-    ids = {code: tokenise(source.tokenizer, corpus.sentences[code], code) for code in todo}
-    truncated = {code: _cut_to_context(rows, corpus, source, code, settings.truncate) for code, rows in ids.items()}
+    checked = {code: token_ids(source, corpus.sentences[code], code, settings) for code in todo}
+    ids = {code: rows for code, (rows, _) in checked.items()}
+    truncated = {code: cut for code, (_, cut) in checked.items()}
     require_space(out, estimate_bytes(manifest, len(todo)))
     store = ActivationStore.create(out, manifest, same_budget=settings.batch_tokens is not None, overwrite=overwrite)
     return Plan(store, corpus, ids, truncated, settings)
 
 
-def _cut_to_context(
-    rows: list[np.ndarray], corpus: ParallelCorpus, source: ModelSource, code: str, truncate: bool
-) -> int:
-    """Every sentence must fit the context: said before the model runs. With `truncate` the long ones are cut and counted."""
-    long = [row for row, ids in enumerate(rows) if len(ids) > source.context]
-    if long and not truncate:
+def token_ids(
+    source: ModelSource, sentences: Sequence[str], code: str, settings: Settings
+) -> tuple[list[np.ndarray], int]:
+    """Token ids that the model can run and the poolings can pool, and how many sentences were cut to fit the context.
+
+    Raises:
+        ModelError: a sentence too long (and not to be truncated), too short, or with a token the model does not know.
+    """
+    ids = tokenise(source.tokenizer, sentences, code)
+    long = [row for row, tokens in enumerate(ids) if len(tokens) > source.context]
+    if long and not settings.truncate:
         raise ModelError(
-            f"{code} row {long[0] + 1} has {len(rows[long[0]])} tokens ({len(long)} such rows)",
+            f"{code} row {long[0] + 1} has {len(ids[long[0]])} tokens ({len(long)} such rows)",
             f"at most {source.context}, the model's context",
             "pass --truncate to cut such sentences (they are counted in the manifest), or leave the language out",
         )
-    for row in long:
-        rows[row] = tokenise(source.tokenizer, [corpus.sentences[code][row]], code, source.context)[0]
-    for row, ids in enumerate(rows):
-        if len(ids) == 0:
-            raise ModelError(f"{code} row {row + 1} has no tokens", "at least one", "remove the row from all languages")
-        if ids.max() >= source.vocabulary:
+    if long:
+        ids = tokenise(source.tokenizer, sentences, code, source.context)
+    least = 2 if "mean-nofirst" in settings.poolings else 1
+    for row, tokens in enumerate(ids, start=1):
+        if len(tokens) < least:
             raise ModelError(
-                f"{code} row {row + 1} has token {ids.max()}",
+                f"{code} row {row} has {'a single token' if len(tokens) else 'no tokens'}",
+                f"at least {least} for --pool {','.join(settings.poolings)}",
+                "use another pooling, or remove the row from all languages",
+            )
+        if tokens.max() >= source.vocabulary:
+            raise ModelError(
+                f"{code} row {row} has token {tokens.max()}",
                 f"ids below {source.vocabulary}, the model's number of embeddings",
                 "check that the tokenizer belongs to the model",
             )
-    return len(long)
+    return ids, len(long)
 
 
 def run(plan: Plan, loaded: LoadedModel, observer: Observer | None = None) -> bool:
@@ -268,7 +280,7 @@ def _with_budget(
                     "run again with a smaller --batch-tokens, or --dtype bf16; finished languages are kept",
                 ) from None
         else:
-            _require_usable(states, layers, settings.poolings, code, ids)
+            _require_usable(states, layers, settings.poolings, code)
             return states, budget
         # Only here, after `except`, has the traceback let go of the failed pass's tensors.
         budget //= 2
@@ -287,9 +299,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _require_usable(
-    states: np.ndarray, layers: Sequence[int], poolings: Sequence[str], code: str, ids: Sequence[np.ndarray]
-) -> None:
+def _require_usable(states: np.ndarray, layers: Sequence[int], poolings: Sequence[str], code: str) -> None:
     """Refuse NaN, inf and all-zero vectors, and name where: they would be retrieved as if they were sentences."""
     for p, pooling in enumerate(poolings):
         for position, layer in enumerate(layers):
@@ -297,12 +307,6 @@ def _require_usable(
             bad = ~(np.isfinite(largest) & (largest > 0))
             if bad.any():
                 row = int(np.argmax(bad))
-                if pooling == "mean-nofirst" and len(ids[row]) == 1:
-                    raise ModelError(
-                        f"{code} row {row + 1} has a single token",
-                        "two for --pool mean-nofirst",
-                        "use another pooling or remove the row",
-                    )
                 kind = "all zero" if largest[row] == 0 else "not finite"
                 raise ModelError(
                     f"{code} row {row + 1} layer {layer} ({pooling}) is {kind}",

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from data_manifests import languages
-from probe.cpu import fast_linears, has_bf16
+from probe.device import fast_linears
 from probe.errors import ModelError
 from probe.tiny import tiny_model, tiny_tokenizer
 
@@ -74,8 +73,8 @@ class LoadedModel:
 
     @property
     def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
+        """Number of blocks of the whole model, inside `shortened` too."""
+        return int(text_config(self.model).num_hidden_layers)
 
     @property
     def hidden_size(self) -> int:
@@ -156,45 +155,12 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device, sp
     return LoadedModel(probed.eval(), source.tokenizer)
 
 
-def choose_device(device: str) -> torch.device:
-    """`auto` = the first GPU where one is visible, else the CPU.
-
-    Raises:
-        ModelError: a GPU that is not there.
-    """
-    if device == "auto":  # torchrun gives each process of a machine its own GPU
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in {"cpu", "cuda"}:
-        raise ModelError(f"--device {device}", "auto, cpu, cuda or cuda:N", "give one of these")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"--device {device} but {torch.cuda.device_count()} GPUs are visible",
-            "a visible GPU",
-            "see `probe doctor`, or use --device cpu",
-        )
-    return chosen
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` = bf16 where the hardware multiplies it faster than float32, else float32."""
-    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if dtype in named:
-        return named[dtype]
-    if dtype != "auto":
-        raise ModelError(f"--dtype {dtype}", f"auto, {', '.join(named)}", "give one of these")
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if has_bf16() else torch.float32
-
-
 def _load_config_and_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ModelError(f"no folder {name}", "a local folder, a hub id or builtin:tiny", "check the path")
     with _one_line(f"--model {name}", "a hub id, a local folder or builtin:tiny"):
         config = AutoConfig.from_pretrained(name, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)

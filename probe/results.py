@@ -66,20 +66,27 @@ class RetrievalResult:
     languages: tuple[str, ...]
     rows: int
     """Sentences a language."""
-    layers: Mapping[int, Cells]
-    controls: Mapping[str, Cells]
+    layers: Mapping[int, Cells] = field(repr=False)
+    controls: Mapping[str, Cells] = field(repr=False)
     """`char` and `length`; empty where the vectors carry no text."""
-    tokens: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Mean tokens a sentence of each language, where known."""
-    duplicates: Mapping[str, int] = field(default_factory=dict)
+    duplicates: Mapping[str, int] = field(default_factory=dict, repr=False)
     """Rows of each language that repeat an earlier one."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """k, margin, backend, device, and what the vectors were made from."""
+
+    def cells(self, layer: int | str) -> Cells:
+        """Of a layer or, by name, a control."""
+        return self.controls[layer] if isinstance(layer, str) else self.layers[layer]
+
+    def hits(self, layer: int | str) -> np.ndarray:
+        """(source, target, sentence) bool: where the right sentence was retrieved; what bootstrap intervals resample."""
+        return np.unpackbits(self.cells(layer).hits, axis=2, count=self.rows).view(bool)
 
     def accuracy(self, layer: int | str) -> Float[np.ndarray, "source target"]:
         """Share of right sentences in 0..1 of a layer or control; NaN on the diagonal."""
-        cells = self.controls[layer] if isinstance(layer, str) else self.layers[layer]
-        share = cells.correct() / self.rows
+        share = self.cells(layer).correct() / self.rows
         np.fill_diagonal(share, np.nan)
         return share
 
@@ -105,11 +112,10 @@ class RetrievalResult:
 
         def row(key: int | str) -> dict[str, Any]:
             share = self.accuracy(key)
-            cells = self.controls[key] if isinstance(key, str) else self.layers[key]
             means = {name: _mean(share[mask]) for name, mask in groups.items()}
             by_language = _language_accuracy(share)
             means |= {name: _mean(by_language[members]) for name, members in low_high.items()}
-            means["mexa_english"] = _english_mean(cells.mexa, self.languages)
+            means["mexa_english"] = _english_mean(self.cells(key).mexa, self.languages)
             return means
 
         curve = self.curve()
@@ -127,17 +133,18 @@ class RetrievalResult:
             "nonpositive_denominators": {
                 str(layer): cells.nonpositive for layer, cells in self.layers.items() if cells.nonpositive
             },
-            **self.settings,
+            "settings": dict(self.settings),
         }
 
     # ---- files -----------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the result's files into a folder; `summary.json` last, so that its presence says that all are there.
 
         Raises:
             RetrievalError: the folder cannot be written.
         """
+        folder = Path(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "summary.json").unlink(missing_ok=True)
@@ -180,12 +187,13 @@ class RetrievalResult:
                     )
 
     @classmethod
-    def load(cls, folder: Path) -> RetrievalResult:
+    def load(cls, folder: str | Path) -> RetrievalResult:
         """Read a saved result back (predictions aside).
 
         Raises:
             RetrievalError: no result there, one of another schema, or a damaged one.
         """
+        folder = Path(folder)
         try:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -231,20 +239,7 @@ class RetrievalResult:
             raise ValueError("its files name other languages or layers than summary.json")
         tokens = {row["language"]: float(row["tokens_per_sentence"]) for row in table if row["tokens_per_sentence"]}
         duplicates = {row["language"]: int(row["duplicate_rows"]) for row in table}
-        own = {
-            "schema",
-            "languages",
-            "rows",
-            "directions",
-            "layers",
-            "controls",
-            "best_layer",
-            "aggregate",
-            "duplicate_rows",
-            "nonpositive_denominators",
-        }
-        settings = {key: value for key, value in summary.items() if key not in own}
-        return cls(codes, summary["rows"], layers, controls, tokens, duplicates, settings)
+        return cls(codes, summary["rows"], layers, controls, tokens, duplicates, summary["settings"])
 
     def _directions(self) -> Iterator[tuple[int, int]]:
         count = len(self.languages)

@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float
 from probe import provenance
 from probe.controls import CONTROLS, control_pairs
 from probe.corpus import resolve_languages
+from probe.device import choose_device
 from probe.errors import RetrievalError
 from probe.knn import Pair, choose_backend, make_search
 from probe.layers import parse_layers
 from probe.margin import MARGINS, mexa_rows, retrieve_rows
-from probe.model import choose_device
 from probe.partial import PartialResult, finished_result
 from probe.results import Cells, RetrievalResult
 from probe.store import ActivationStore, layer_name

@@ -50,6 +50,10 @@ def _manifest(name: str, or_else: str = "") -> CorpusManifest:
     if name not in corpus_names():
         near = difflib.get_close_matches(name, corpus_names(), n=1)
         hint = f"did you mean {near[0]}?" if near else "`probe data list` shows them"
+        if or_else and ("/" in name or "." in name):
+            raise CorpusError(
+                f"--corpus {name} is no folder", "a folder of language files, or a corpus by name", "check the path"
+            )
         raise CorpusError(f"no corpus {name!r}", f"{', '.join(corpus_names())} {or_else}".strip(), hint)
     return corpus_manifest(name)
 
@@ -103,7 +107,7 @@ def _folder(source: Source, split: str) -> Path:
 def _from_folder(manifest: CorpusManifest, source: Source, codes: Sequence[str], split: str) -> ParallelCorpus:
     folder = _folder(source, split)
     if not folder.is_dir():
-        raise CorpusError(f"no folder {folder}", "a local copy", "fetch it")
+        raise CorpusError("no such folder", "a local copy", "the next source is tried")
     corpus = read_folder(folder, ",".join(codes), split, name=manifest.name)
     return ParallelCorpus(manifest.name, split, corpus.sentences)
 
@@ -220,6 +224,10 @@ def fetch_corpus(name: str, langs: str | None = None, splits: Sequence[str] = ()
         CorpusError: as `load_corpus`.
     """
     manifest = _manifest(name)
+    if any("{package}" in source.path for source in manifest.sources):
+        raise CorpusError(
+            f"{name} is embedded", "a corpus that is elsewhere", "use it by name; there is nothing to fetch"
+        )
     written = []
     for split in splits or tuple(manifest.rows):
         corpus = load_corpus(name, "all" if langs is None else langs, split)

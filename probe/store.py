@@ -29,10 +29,10 @@ SCHEMA = 1
 
 _FIXED = (
     "schema",
-    "model",
-    "corpus",
     "languages",
     "rows",
+    "model",
+    "corpus",
     "poolings",
     "layers",
     "hidden_size",
@@ -163,18 +163,18 @@ class ActivationStore:
         return cls(path, manifest)
 
     @classmethod
-    def reopen(cls, path: Path) -> ActivationStore:
+    def reopen(cls, path: str | Path) -> ActivationStore:
         """A store as it stands now, complete or not."""
-        return cls(path, _read_manifest(path))
+        return cls(Path(path), _read_manifest(Path(path)))
 
     @classmethod
-    def open(cls, path: Path) -> ActivationStore:
+    def open(cls, path: str | Path) -> ActivationStore:
         """A complete store, for reading.
 
         Raises:
             StoreError: no store, an older schema, not complete, or a language file that is missing or cut short.
         """
-        store = cls(path, _read_manifest(path))
+        store = cls.reopen(path)
         missing = store.missing()
         if missing or not store.manifest["complete"]:
             count = len(store.languages)
@@ -190,6 +190,8 @@ class ActivationStore:
     def _require_same(self, wanted: Mapping[str, Any], same_budget: bool) -> None:
         keys = [*_FIXED, "batch_tokens"] if same_budget else _FIXED
         for name, old, new in _differences({k: self.manifest.get(k) for k in keys}, {k: wanted[k] for k in keys}):
+            if name == "languages":
+                old, new = _told_apart(old, new)
             raise StoreError(
                 f"{self.path} was made with {name} = {_short(old)}, this run has {_short(new)}",
                 "the same settings",
@@ -409,7 +411,7 @@ def require_space(path: Path, need: int) -> None:
         )
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
@@ -457,7 +459,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"schema {SCHEMA}",
             "extract again with this version, or read it with the version that made it",
         )
-    if absent := [key for key in (*_FIXED, "batch_tokens", "files", "complete") if key not in manifest]:
+    if absent := [key for key in (*_FIXED, "depth", "batch_tokens", "files", "complete") if key not in manifest]:
         raise StoreError(
             f"{path}/manifest.json has no {absent[0]}",
             "the manifest of a store",
@@ -473,6 +475,17 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
             yield from _differences(before, now, f"{prefix}{key}.")
         elif before != now:
             yield f"{prefix}{key}", before, now
+
+
+def _told_apart(old: Sequence[str], new: Sequence[str]) -> tuple[str, str]:
+    """Two lists of languages by what sets them apart."""
+    gone, added = [code for code in old if code not in new], [code for code in new if code not in old]
+    if not gone and not added:
+        return f"{len(old)} in another order ({', '.join(old[:3])}, ...)", f"{', '.join(new[:3])}, ..."
+    return (
+        f"{len(old)}, without {', '.join(added) or 'any new'}",
+        f"{len(new)}, without {', '.join(gone) or 'any left out'}",
+    )
 
 
 def _short(value: Any) -> str:

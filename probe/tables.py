@@ -50,27 +50,31 @@ def _curve(summary: Mapping[str, Any]) -> Table:
 
 def _title(summary: Mapping[str, Any]) -> str:
     size = f"{len(summary['languages'])} languages, {summary['directions']:,} directions, {summary['rows']:,} sentences"
-    return f"Retrieval accuracy in %: {size}\n{summary['margin']} margin, k = {summary['k']}, {summary['backend']} on {summary['device']}"
+    made = summary["settings"]
+    return f"Retrieval accuracy in %: {size}\n{made['margin']} margin, k = {made['k']}, {made['backend']} on {made['device']}"
 
 
 def _remarks(summary: Mapping[str, Any]) -> str:
-    lines = []
+    lines = [f"Chance: {_percent(1 / summary['rows'])}."]
     if len(summary["layers"]) > 1:
         lines.append(f"Best layer: {summary['best_layer']}.")
     if summary["aggregate"] is not None:
         lines.append(f"Aggregate (mean of the even layers, 0 left out): {_percent(summary['aggregate'])}.")
     if summary["controls"]:
         lines.append("char, length: what surface form alone retrieves from the same sentences.")
+        best, char = (max(row["mean"] for row in rows) for rows in (summary["layers"], [summary["controls"]["char"]]))
+        if char >= best:
+            lines.append("No layer is above the char control: these layers show no more than surface form.")
     else:
-        lines.append(f"No controls ({summary['controls_missing']}): surface form alone cannot be judged.")
+        lines.append(f"No controls ({summary['settings']['controls_missing']}): surface form alone cannot be judged.")
     if summary["duplicate_rows"]:
         repeated = ", ".join(f"{code} {count}" for code, count in summary["duplicate_rows"].items())
         lines.append(f"Warning: rows that repeat an earlier one, so cannot all be found: {repeated}.")
     if summary["nonpositive_denominators"]:
-        candidates = summary["directions"] * summary["rows"] * summary["k"]
+        candidates = summary["directions"] * summary["rows"] * summary["settings"]["k"]
         counts = [f"{count:,} at layer {layer}" for layer, count in summary["nonpositive_denominators"].items()]
         lines.append(
-            f"Warning: a ratio means little where its denominator is zero or less: {', '.join(counts)} (of {candidates:,} candidates each)."
+            f"Warning: a ratio means little where its denominator is zero or less: {', '.join(counts)} (of {candidates:,} candidates each); --margin distance has none."
         )
     return "\n".join(lines)
 

@@ -222,24 +222,24 @@ def test_arrays_have_no_controls_and_say_so() -> None:
     result = retrieve_all({code: random.normal(size=(9, 4)) for code in ("eng_Latn", "deu_Latn")}, device="cpu")
     summary = result.summary()
     assert result.controls == {}
-    assert (summary["controls"], summary["controls_missing"]) == ({}, "these vectors carry no text")
+    assert (summary["controls"], summary["settings"]["controls_missing"]) == ({}, "these vectors carry no text")
 
 
 def test_a_store_without_text_has_no_controls_and_says_so(toy: ParallelCorpus, tmp_path: Path) -> None:
     settings = Settings("0", text=False)
     store = extract_all("builtin:tiny", toy, tmp_path / "store", settings=settings, dtype="fp32", device="cpu")
     summary = retrieve_all(store, device="cpu").summary()
-    assert (summary["controls"], summary["controls_missing"]) == ({}, "these vectors carry no text")
+    assert (summary["controls"], summary["settings"]["controls_missing"]) == ({}, "these vectors carry no text")
 
 
 def test_controls_not_asked_for_are_not_called_missing_text(store: ActivationStore) -> None:
     summary = retrieve_all(store, controls=False, device="cpu").summary()
-    assert (summary["controls"], summary["controls_missing"]) == ({}, "asked for --no-controls")
+    assert (summary["controls"], summary["settings"]["controls_missing"]) == ({}, "asked for --no-controls")
 
 
 def test_present_controls_are_not_missing(store: ActivationStore) -> None:
     summary = retrieve_all(store, device="cpu").summary()
-    assert summary["controls_missing"] is None
+    assert summary["settings"]["controls_missing"] is None
     assert set(summary["controls"]) == {"char", "length"}
 
 

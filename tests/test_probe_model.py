@@ -19,11 +19,10 @@ from tokenizers import pre_tokenizers
 from torch import nn
 
 from probe.corpus import ParallelCorpus
+from probe.device import choose_device, choose_dtype
 from probe.errors import ModelError
 from probe.model import (
     LoadedModel,
-    choose_device,
-    choose_dtype,
     context_length,
     find_blocks,
     forward,

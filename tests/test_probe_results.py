@@ -160,11 +160,12 @@ def test_a_new_result_leaves_no_predictions_of_the_old_one(saved: tuple[Retrieva
 
 def test_provenance_stands_in_the_summary(saved: tuple[RetrievalResult, Path]) -> None:
     summary = json.loads((saved[1] / "summary.json").read_text(encoding="utf-8"))
-    assert (summary["k"], summary["margin"], summary["backend"], summary["device"]) == (4, "ratio", "torch", "cpu")
-    assert summary["pooling"] == "mean"
-    assert summary["corpus"]["digests"].keys() == set(saved[0].languages)
-    assert {"python", "torch", "numpy"} <= summary["versions"].keys()
-    assert len(summary["store"]) == 64
+    made = summary["settings"]
+    assert (made["k"], made["margin"], made["backend"], made["device"]) == (4, "ratio", "torch", "cpu")
+    assert made["pooling"] == "mean"
+    assert made["corpus"]["digests"].keys() == set(saved[0].languages)
+    assert {"python", "torch", "numpy"} <= made["versions"].keys()
+    assert len(made["store"]) == 64
 
 
 # ---- and back ------------------------------------------------------------------------------------------------
@@ -363,7 +364,9 @@ def test_the_table_prints_percent() -> None:
 
 
 def test_the_table_says_why_controls_are_missing() -> None:
-    text = shown({**result(cells(HAND)).summary(), "controls_missing": "these vectors carry no text"})
+    summary = result(cells(HAND)).summary()
+    summary["settings"]["controls_missing"] = "these vectors carry no text"
+    text = shown(summary)
     assert "No controls (these vectors carry no text)" in text
 
 

@@ -599,7 +599,7 @@ def test_without_faiss_auto_takes_torch(
 ) -> None:
     done = run_probe("retrieve", store.path, "--layers", "1", "--json", "--out", "result", env=without_faiss)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["backend"] == "torch"
+    assert json.loads(done.stdout)["settings"]["backend"] == "torch"
 
 
 def test_without_faiss_the_message_names_the_extra(

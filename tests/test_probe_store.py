@@ -305,7 +305,7 @@ text = ("a b", "\u0437\u0434", "\u6f22\u5b57")
 states = np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32)
 store = ActivationStore.create(folder, {
     "schema": 1, "model": {}, "corpus": {}, "languages": ["eng_Latn"], "rows": 3, "poolings": ["mean"], "layers": [0, 1],
-    "hidden_size": 4, "dtype": "float32", "store_dtype": "float32", "final_norm": "model", "truncate": False, "text": True,
+    "depth": 1, "hidden_size": 4, "dtype": "float32", "store_dtype": "float32", "final_norm": "model", "truncate": False, "text": True,
     "batch_tokens": 64, "files": {}, "complete": False,
 })
 store.write_language("eng_Latn", states, np.array([3, 4, 5]), text, 64, 0)
@@ -623,7 +623,7 @@ from probe.store import ActivationStore
 folder, limit, rows = Path(sys.argv[1]), int(sys.argv[2]), 1000
 store = ActivationStore.create(folder, {
     "schema": 1, "model": {}, "corpus": {}, "languages": ["a", "b", "c"], "rows": rows, "poolings": ["mean"],
-    "layers": [0, 1], "hidden_size": 64, "dtype": "float32", "store_dtype": "float32", "final_norm": "model",
+    "layers": [0, 1], "depth": 1, "hidden_size": 64, "dtype": "float32", "store_dtype": "float32", "final_norm": "model",
     "truncate": False, "text": True, "batch_tokens": 64, "files": {}, "complete": False,
 })
 states = np.random.default_rng(0).normal(size=(1, 2, rows, 64)).astype(np.float32)  # 512 kB

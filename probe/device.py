@@ -1,8 +1,9 @@
-"""What this CPU multiplies fast: bf16, and float32 through oneDNN where torch's default leaves half of it unused."""
+"""Where and in which dtype a model runs, and what this CPU multiplies fast."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,44 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from probe.errors import ModelError
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` = the first GPU where one is visible, else the CPU.
+
+    Raises:
+        ModelError: a GPU that is not there.
+    """
+    if device == "auto":  # torchrun gives each process of a machine its own GPU
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in {"cpu", "cuda"}:
+        raise ModelError(f"--device {device}", "auto, cpu, cuda or cuda:N", "give one of these")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"--device {device} but {torch.cuda.device_count()} GPUs are visible",
+            "a visible GPU",
+            "see `probe doctor`, or use --device cpu",
+        )
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` = bf16 where the hardware multiplies it faster than float32, else float32."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    spelled = {str(kind).removeprefix("torch."): kind for kind in named.values()}  # as manifests write them
+    if dtype in named | spelled:
+        return (named | spelled)[dtype]
+    if dtype != "auto":
+        raise ModelError(f"--dtype {dtype}", f"auto, {', '.join(named)}", "give one of these")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if has_bf16() else torch.float32
 
 
 def has_bf16() -> bool:
@@ -33,7 +72,8 @@ def default_is_narrow() -> bool:
 @contextlib.contextmanager
 def fast_linears(weights: torch.Tensor) -> Iterator[None]:
     """Linear layers run through oneDNN inside, where that is the faster way for weights of this dtype and device."""
-    if weights.device.type == "cpu" and weights.dtype == torch.float32 and default_is_narrow():
+    inference = not torch.is_grad_enabled()  # oneDNN's tensors have no backward through a reshape
+    if inference and weights.device.type == "cpu" and weights.dtype == torch.float32 and default_is_narrow():
         with _OneDNNLinears():
             yield
     else:
