@@ -84,7 +84,7 @@ def extraction(blocks: int, codes: tuple[str, ...], folder: Path) -> ActivationS
     layers = tuple(range(blocks + 1))
     manifest = {
         "schema": SCHEMA, "model": {}, "corpus": {}, "languages": list(codes), "rows": ROWS, "poolings": ["mean"], "layers": list(layers),
-        "hidden_size": 4096, "dtype": "bfloat16", "store_dtype": "float32", "final_norm": "model", "truncate": False, "text": False,
+        "hidden_size": 4096, "dtype": "bfloat16", "store_dtype": "float32", "final_norm": "model", "runtime": {}, "truncate": False, "text": False,
         "batch_tokens": budget, "depth": blocks, "files": {}, "complete": False,
     }  # fmt: skip
     store = ActivationStore.create(folder / "store", manifest)

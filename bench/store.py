@@ -41,7 +41,7 @@ def main() -> None:
     states = np.random.default_rng(0).standard_normal((1, LAYERS, ROWS, DIM), dtype=np.float32)
     manifest = {
         "schema": SCHEMA, "model": {}, "corpus": {}, "languages": codes, "rows": ROWS, "poolings": ["mean"], "layers": list(range(LAYERS)),
-        "depth": LAYERS - 1, "hidden_size": DIM, "dtype": "float32", "store_dtype": "float32", "final_norm": "model", "truncate": False, "text": False,
+        "depth": LAYERS - 1, "hidden_size": DIM, "dtype": "float32", "store_dtype": "float32", "final_norm": "model", "runtime": {}, "truncate": False, "text": False,
         "batch_tokens": 1, "files": {}, "complete": False,
     }  # fmt: skip
     gigabytes = states.nbytes * len(codes) / 1e9

@@ -25,7 +25,7 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The corpora: list, fetch, verify.")
 app.add_typer(data, name="data")
 
-_INTERRUPTED = "interrupted; run the same command again to go on where it stopped"
+_INTERRUPTED = "interrupted; run the same command again (without --overwrite) to go on where it stopped"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout, nothing else.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

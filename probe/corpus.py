@@ -89,6 +89,8 @@ def read_folder(
         several = any(len(files[code]) > 1 for code in codes)
         chosen = {code: _one_file(code, files[code], split, several) for code in codes}
         sentences = {code: read_text(path) for code, path in chosen.items()}
+        if not all(split in path.name.split(".") for path in chosen.values()):
+            split = None  # files taken because they are the only ones: their names do not say which split they are
         _check_equal_counts({str(chosen[code].name): len(lines) for code, lines in sentences.items()})
     return ParallelCorpus(name or folder.resolve().name, split or "", sentences, f"folder {folder.name}")
 

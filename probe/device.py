@@ -27,7 +27,7 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         chosen = None
-    if chosen is None or chosen.type not in {"cpu", "cuda"}:
+    if chosen is None or chosen.type not in {"cpu", "cuda"} or (chosen.type == "cpu" and chosen.index is not None):
         raise ModelError(f"--device {device}", "auto, cpu, cuda or cuda:N", "give one of these")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -180,6 +181,7 @@ def plan(
         "dtype": str(dtype).removeprefix("torch."),
         "store_dtype": settings.store_dtype,
         "final_norm": settings.final_norm,
+        "runtime": {"device": device.type, "torch": torch.__version__, "transformers": version("transformers")},
         "batch_tokens": settings.batch_tokens or AUTO_BATCH_TOKENS.get(device.type, 1024),
         "truncate": settings.truncate,
         "text": settings.text,

@@ -21,7 +21,8 @@ from probe.device import fast_linears
 from probe.errors import ModelError
 from probe.tiny import tiny_model, tiny_tokenizer
 
-_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "config.json")
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "config.json", "adapter_config.json", "*.py")
+"""What decides the hidden states of a local folder; transformers attaches an adapter that lies there by itself."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,10 @@ def open_model(
     Raises:
         ModelError: unknown model, or an architecture whose blocks cannot be told.
     """
+    if revision is not None and (name.startswith("builtin:") or Path(name).is_dir()):
+        raise ModelError(
+            f"--revision {revision} of {name}", "a hub model, since only the hub keeps revisions", "leave it out"
+        )
     if name.startswith("builtin:"):
         if name != "builtin:tiny":
             raise ModelError(f"no embedded model {name!r}", "builtin:tiny", "use it, a hub id, or a folder")
@@ -125,7 +130,7 @@ def open_model(
         "tokenizer": tokenizer_digest(tokenizer),
     }
     source = ModelSource(name, tokenizer, skeleton, identity, trust_remote_code)
-    find_blocks(skeleton)
+    refuse_leaky_blocks(skeleton)
     return source
 
 
@@ -256,6 +261,25 @@ def find_blocks(model: Any) -> str:
             "the architecture is not supported; open an issue with its name",
         )
     return names[0]
+
+
+def refuse_leaky_blocks(model: Any) -> None:
+    """A convolution over neighbouring tokens reads padding, so that a sentence's vector would depend on its batch.
+
+    Raises:
+        ModelError: blocks with a convolution that looks to both sides (ConvBERT's).
+    """
+    for name, module in model.get_submodule(find_blocks(model)).named_modules():
+        if (
+            isinstance(module, nn.Conv1d)
+            and module.kernel_size[0] > 1
+            and module.padding == (module.kernel_size[0] // 2,)
+        ):
+            raise ModelError(
+                f"{type(model).__name__} convolves over tokens ({name})",
+                "blocks that do not see padding",
+                "this architecture is not supported",
+            )
 
 
 def context_length(model: Any, tokenizer: Any) -> int:

@@ -272,21 +272,22 @@ class RetrievalResult:
 
 
 def script_of(code: str) -> str:
-    """The script of a code, simplified and traditional Chinese counted as one."""
-    script = code.rsplit("_", 1)[-1]
+    """The script of a code, simplified and traditional Chinese counted as one; empty for a name without a script."""
+    script = code.rpartition("_")[2] if "_" in code else ""
     return "Hani" if script in ("Hans", "Hant") else script
 
 
 def direction_groups(codes: Sequence[str]) -> dict[str, np.ndarray]:
     """Name -> (source, target) bool mask: all, same script, cross script, and to and from English."""
     scripts = np.array([script_of(code) for code in codes])
+    known = (scripts[:, None] != "") & (scripts[None, :] != "")
     off_diagonal = ~np.eye(len(codes), dtype=bool)
     same = scripts[:, None] == scripts[None, :]
     english = np.array([code == "eng_Latn" for code in codes])
     return {
         "mean": off_diagonal,
-        "same_script": off_diagonal & same,
-        "cross_script": off_diagonal & ~same,
+        "same_script": off_diagonal & known & same,
+        "cross_script": off_diagonal & known & ~same,
         "to_english": off_diagonal & english[None, :],
         "from_english": off_diagonal & english[:, None],
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from probe.knn import Pair, choose_backend, make_search
 from probe.layers import parse_layers
 from probe.margin import MARGINS, mexa_rows, retrieve_rows
 from probe.partial import PartialResult, finished_result
-from probe.results import Cells, RetrievalResult
-from probe.store import ActivationStore, layer_name
+from probe.results import Cells, RetrievalResult, writing
+from probe.store import ActivationStore, layer_name, locked
 from probe.vectors import Vectors, open_vectors
 
 Advance = Callable[[str, int, int], None]
@@ -89,39 +90,52 @@ def retrieve_all(
     missing = "asked for --no-controls" if not controls else None if texts else "these vectors carry no text"
     names = [layer_name(layer) for layer in wanted] + ([] if missing else list(CONTROLS))
     asked = {**settings, "languages": list(codes), "layers": names, "predictions": save_predictions}
-    if out and not overwrite and (held := finished_result(Path(out), asked)) is not None:
-        return held
-    partial = PartialResult.open(Path(out), asked, overwrite) if out else None
 
     def compute(name: str) -> Cells:
         if name in CONTROLS and texts:
             pairs, repeated, keep = control_pairs(name, texts, max(k, 2)), None, False
         else:
-            pairs, repeated = _layer_pairs(vectors, codes, int(name), rows, k, chosen, place)
+            pairs, repeated = _layer_pairs(vectors, codes, int(name), rows, k, chosen, place, texts)
             keep = save_predictions
         return collect_cells(
             pairs, len(codes), rows, margin, k, keep, repeated, lambda done, total: advance(name, done, total)
         )
 
-    cells = {name: partial.get(name, compute) if partial else compute(name) for name in names}
-    result = RetrievalResult(
-        codes,
-        rows,
-        {layer: cells[layer_name(layer)] for layer in wanted},
-        {name: cells[name] for name in CONTROLS if name in cells},
-        {code: float(tokens[:rows].mean()) for code in codes if (tokens := vectors.tokens(code)) is not None},
-        {code: rows - distinct for code, distinct in _distinct_rows(vectors, codes, wanted[0], rows, texts)},
-        {
-            **settings,
-            "controls_missing": missing,
-            "versions": provenance.versions(),
-            "command": provenance.command(),
-        },
-    )
-    if partial:
-        result.save(partial.folder)
-        partial.remove()
-    return result
+    with _alone(out):
+        if out and not overwrite and (held := finished_result(Path(out), asked)) is not None:
+            return held
+        partial = PartialResult.open(Path(out), asked, overwrite) if out else None
+        cells = {name: partial.get(name, compute) if partial else compute(name) for name in names}
+        result = RetrievalResult(
+            codes,
+            rows,
+            {layer: cells[layer_name(layer)] for layer in wanted},
+            {name: cells[name] for name in CONTROLS if name in cells},
+            {code: float(tokens[:rows].mean()) for code in codes if (tokens := vectors.tokens(code)) is not None},
+            {code: rows - distinct for code, distinct in _distinct_rows(vectors, codes, wanted[0], rows, texts)},
+            {
+                **settings,
+                "controls_missing": missing,
+                "versions": provenance.versions(),
+                "command": provenance.command(),
+            },
+        )
+        if partial:
+            result.save(partial.folder)
+            partial.remove()
+        return result
+
+
+@contextlib.contextmanager
+def _alone(out: str | Path | None) -> Iterator[None]:
+    """The only retrieval into a folder: two with other settings would take each other's layers for their own."""
+    if out is None:
+        yield
+        return
+    with writing(Path(out)):
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with locked(Path(out), str(out)):
+        yield
 
 
 def collect_cells(
@@ -138,8 +152,8 @@ def collect_cells(
 
     Args:
         pairs: neighbours of every unordered pair of languages, at least max(k, 2) of them.
-        repeated: of each language, the rows that another row equals. They tie, so they have no strict maximum; the
-            cosines of equal rows may differ in the last bit with the place of the row in a block of FAISS.
+        repeated: of each language, the rows that another row equals. They tie, so they have no strict maximum, though
+            their cosines may differ in the last bits with the batch or the block of FAISS they stood in.
     """
     hits = np.zeros((languages, languages, (rows + 7) // 8), dtype=np.uint8)
     mexa = np.full((languages, languages), np.nan)
@@ -182,24 +196,28 @@ def unit_rows(values: Float[np.ndarray, "row dim"], code: str) -> Float[np.ndarr
     return (values / divisor[:, None]).astype(np.float32, copy=False)
 
 
-def repeated_rows(rows: Float[np.ndarray, "row dim"]) -> Bool[np.ndarray, " row"]:
-    """Rows that another row equals bit by bit."""
-
-    def repeats(among: Iterable[int], columns: int | None) -> list[int]:
-        keys = {row: rows[row, :columns].tobytes() for row in among}
-        counts = Counter(keys.values())
-        return [row for row, key in keys.items() if counts[key] > 1]
-
-    found = np.zeros(len(rows), dtype=bool)
-    found[repeats(repeats(range(len(rows)), 16), None)] = True  # a few columns clear nearly all rows
-    return found
+def repeated_rows(items: Sequence[Hashable]) -> Bool[np.ndarray, " row"]:
+    """Rows that another row equals."""
+    counts = Counter(items)
+    return np.array([counts[item] > 1 for item in items])
 
 
 def _layer_pairs(
-    vectors: Vectors, codes: tuple[str, ...], layer: int, rows: int, k: int, backend: str, device: torch.device
+    vectors: Vectors,
+    codes: tuple[str, ...],
+    layer: int,
+    rows: int,
+    k: int,
+    backend: str,
+    device: torch.device,
+    texts: list[tuple[str, ...]] | None,
 ) -> tuple[Iterator[Pair], list[np.ndarray]]:
-    """Read one layer of every language, normalise it, search all pairs; and the repeated rows of each language."""
-    search, dim, repeated = None, 0, []
+    """Read one layer of every language, normalise it, search all pairs; and the repeated rows of each language.
+
+    Rows repeat where their text does: vectors of equal texts may differ in the last bits, as their batches did.
+    """
+    search, dim = None, 0
+    repeated: list[np.ndarray] = []
     for code in codes:
         values = vectors.layer(code, layer)
         dim = dim or values.shape[1]
@@ -212,7 +230,7 @@ def _layer_pairs(
         search = search or make_search(backend, device, len(codes), rows, dim)
         units = unit_rows(values[:rows], code)
         search.add(units)
-        repeated.append(repeated_rows(units))
+        repeated.append(repeated_rows(texts[len(repeated)] if texts else [row.tobytes() for row in units]))
     assert search is not None
     return search.pairs(max(k, 2)), repeated  # the MEXA score needs two
 

@@ -24,7 +24,14 @@ class Share:
             ProbeError: malformed, or `slurm` outside an array.
         """
         if text is None:
-            return cls(int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1)))
+            rank, size = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
+            if not (rank.isdigit() and size.isdigit() and int(rank) < int(size)):
+                raise ProbeError(
+                    f"RANK={rank} and WORLD_SIZE={size} in the environment",
+                    "torchrun's, 0 <= RANK < WORLD_SIZE",
+                    "unset both, or start with torchrun",
+                )
+            return cls(int(rank), int(size))
         if text == "slurm":
             names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
             if any(name not in environment for name in names):

@@ -50,6 +50,12 @@ def pooled_states(
             pooled = pooler.take()
             if from_output:
                 pooled.append(pool(output, pooler.weights))
+            if {vectors.shape[-1] for vectors in pooled} != {loaded.hidden_size}:
+                raise ModelError(
+                    f"layers of width {', '.join(str(vectors.shape[-1]) for vectors in pooled)}",
+                    f"{loaded.hidden_size}, the hidden size",
+                    "leave out the layer that the model projects (--layers, or --final-norm raw for the last)",
+                )
             stacked = torch.stack([vectors.to(loaded.device) for vectors in pooled])  # (layer, batch, pooling, hidden)
             states[:, :, batch] = stacked.permute(2, 0, 1, 3).cpu().numpy()
             advance(len(batch), int(lengths[batch].sum()))

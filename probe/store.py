@@ -39,6 +39,7 @@ _FIXED = (
     "dtype",
     "store_dtype",
     "final_norm",
+    "runtime",
     "truncate",
     "text",
 )
@@ -221,6 +222,11 @@ class ActivationStore:
         """sha256 of the settings that decide the numbers; every language file carries it."""
         fixed = {key: self.manifest[key] for key in _FIXED}
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+    def digest(self) -> str:
+        """sha256 over the settings and the files of a complete store."""
+        files = {code: entry["sha256"] for code, entry in self.manifest["files"].items()}
+        return hashlib.sha256(json.dumps([self.settings_digest(), files], sort_keys=True).encode()).hexdigest()
 
     # ---- writing ---------------------------------------------------------------------------------------------
 
@@ -513,6 +519,13 @@ def _cast(values: np.ndarray, dtype: np.dtype, code: str, layer: int) -> np.ndar
         raise StoreError(
             f"{code} row {row + 1} layer {layer} overflows {dtype} (largest value {np.abs(values[row]).max():.3g})",
             "values below 65504",
+            "use --store-dtype float32",
+        )
+    if dtype.itemsize < 4 and not (kept := (cast != 0).any(axis=1)).all():
+        row = int(np.argmin(kept))
+        raise StoreError(
+            f"{code} row {row + 1} layer {layer} underflows {dtype} to zero (largest value {np.abs(values[row]).max():.3g})",
+            "values above 6e-8",
             "use --store-dtype float32",
         )
     return cast

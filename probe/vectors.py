@@ -78,7 +78,7 @@ class StoreVectors:
             "truncate",
         )
         return {
-            "store": self.store.settings_digest(),
+            "store": self.store.digest(),
             "pooling": self.pooling,
             **{key: self.store.manifest[key] for key in kept},
         }
@@ -145,6 +145,8 @@ def open_vectors(
         raise RetrievalError(f"no folder {path}", "a store or a folder of <lang>.npy", "check the path")
     if (path / "manifest.json").exists() or not any(path.glob("*.npy")):
         return StoreVectors(ActivationStore.open(path), pooling)
+    if pooling != "mean":
+        raise RetrievalError(f"--pool {pooling} of {path}", "a store, since arrays are pooled already", "leave it out")
     return _array_vectors(_read_arrays(path), path.resolve().name)
 
 

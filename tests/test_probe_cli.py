@@ -227,7 +227,10 @@ def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
         assert process.wait(60) == 130, first + rest
     assert "1/13" in first
     assert "Traceback" not in rest
-    assert rest.splitlines()[-1] == "probe: interrupted; run the same command again to go on where it stopped"
+    assert (
+        rest.splitlines()[-1]
+        == "probe: interrupted; run the same command again (without --overwrite) to go on where it stopped"
+    )
     assert list((tmp_path / "store").glob("*_*.h5"))
 
 

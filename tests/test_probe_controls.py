@@ -282,3 +282,11 @@ def test_repeated_lines_of_flores_are_counted(shared_data: Path) -> None:
     assert result.rows == 997
     assert result.summary()["duplicate_rows"] == {"jav_Latn": 1, "urd_Arab": 1}
     assert replace(result, duplicates={}).summary()["duplicate_rows"] == {}
+
+
+def test_the_first_of_equal_lengths_wins() -> None:
+    """Sentences of one length all tie: each finds the first."""
+    same = tuple(chr(97 + i) * 5 for i in range(6))
+    (pair,) = control_pairs("length", [same, same], 4)
+    for neighbours in (pair.forward, pair.backward):
+        assert neighbours.indices.tolist() == [[0, 1, 2, 3]] * 6

@@ -183,7 +183,9 @@ def test_a_split_picks_among_several_files(tmp_path: Path) -> None:
 
 def test_a_single_file_needs_no_split_in_its_name(tmp_path: Path) -> None:
     write_texts(tmp_path, {"eng_Latn": ["One."]}, ".txt")
-    assert read_folder(tmp_path, split="dev").split == "dev"
+    read = read_folder(tmp_path, split="dev")
+    assert read.sentences == {"eng_Latn": ("One.",)}
+    assert read.split == "", "its name does not say that it is dev"
 
 
 def test_a_single_file_of_another_split_does_not_stand_in(tmp_path: Path) -> None:

@@ -824,3 +824,9 @@ def test_mean_pooled_top_layer_is_sentence_transformers_embedding(minilm: Path, 
     loaded = load(minilm)
     found = pooled_states(loaded, tokenise(loaded.tokenizer, sentences, "eng_Latn"), [6], ["mean"], 300)[0, 0]
     assert relative_error(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize(("rank", "size"), [("x", "1"), ("5", "2"), ("0", "0"), ("1", "1")])
+def test_a_rank_that_cannot_be_is_refused(rank: str, size: str) -> None:
+    with pytest.raises(ProbeError, match="RANK="):
+        Share.parse(None, {"RANK": rank, "WORLD_SIZE": size})

@@ -22,12 +22,15 @@ from probe.corpus import ParallelCorpus
 from probe.device import choose_device, choose_dtype
 from probe.errors import ModelError
 from probe.model import (
+    _WEIGHT_FILES,
     LoadedModel,
     context_length,
     find_blocks,
+    folder_digest,
     forward,
     load_model,
     open_model,
+    refuse_leaky_blocks,
     shortened,
     source_language,
     tokenise,
@@ -522,3 +525,33 @@ def test_flags_of_a_python_tokenizer_are_in_its_digest(tmp_path: Path) -> None:
     make = transformers.ProphetNetTokenizer
     digests = {tokenizer_digest(make(str(tmp_path / "vocab.txt"), do_lower_case=lower)) for lower in (True, False)}
     assert len(digests) == 2
+
+
+def test_blocks_that_read_padding_are_refused() -> None:
+    """ConvBERT convolves over neighbouring tokens, padding among them."""
+    config = transformers.ConvBertConfig(
+        vocab_size=99,
+        hidden_size=16,
+        embedding_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    with pytest.raises(ModelError, match="ConvBertModel convolves over tokens"):
+        refuse_leaky_blocks(transformers.ConvBertModel(config))
+
+
+@pytest.mark.parametrize("name", ["builtin:tiny", "."])
+def test_only_hub_models_have_revisions(name: str) -> None:
+    with pytest.raises(ModelError, match="--revision v2"):
+        open_model(name, revision="v2")
+
+
+def test_an_adapter_lying_in_a_model_folder_changes_its_digest(tmp_path: Path) -> None:
+    """transformers attaches it by itself."""
+    (tmp_path / "config.json").write_text("{}")
+    before = folder_digest(tmp_path, _WEIGHT_FILES)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
+    with_adapter = folder_digest(tmp_path, _WEIGHT_FILES)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 800}')
+    assert len({before, with_adapter, folder_digest(tmp_path, _WEIGHT_FILES)}) == 3

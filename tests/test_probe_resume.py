@@ -98,7 +98,7 @@ def test_without_a_terminal_every_language_is_a_line(uninterrupted: Run) -> None
 
 
 def test_without_a_terminal_nothing_but_the_result_is_on_stdout(uninterrupted: Run) -> None:
-    pattern = r"store is complete: 4 languages x 128 sentences x 5 layers, \d+ MB, float32\n"
+    pattern = r"store is complete: 4 languages x 128 sentences x 5 layers, [\d.]+ MB, float32\n"
     assert re.fullmatch(pattern, uninterrupted.done.stdout)
 
 
@@ -326,7 +326,7 @@ def test_ctrl_c_exits_with_130_and_one_line_that_says_how_to_resume(at_terminal:
     assert at_terminal.exit_code == 130
     told = [line for line in at_terminal.shown.splitlines() if "probe: " in line]
     assert len(told) == 1
-    assert "interrupted; run the same command again to go on where it stopped" in told[0]
+    assert "interrupted; run the same command again (without --overwrite) to go on where it stopped" in told[0]
     assert "Traceback" not in at_terminal.shown
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from probe.corpus import ParallelCorpus
-from probe.errors import ProbeError, RetrievalError
+from probe.errors import ProbeError, RetrievalError, StoreError
 from probe.extract import Settings, extract_all
 from probe.knn import faiss_installed
 from probe.margin import MARGINS
@@ -607,3 +607,37 @@ def test_without_faiss_the_message_names_the_extra(
 ) -> None:
     done = run_probe("retrieve", store.path, "--backend", "faiss", "--out", "result", env=without_faiss)
     assert "pip install 'midprobe[cpu]'" in fault(done)
+
+
+def test_equal_texts_are_no_strict_maximum_whatever_their_last_bits(tmp_path: Path, everyday: ParallelCorpus) -> None:
+    """Every sentence stands twice, so that no row is strictly nearest, in whichever batch its copy was computed."""
+    codes = ("eng_Latn", "deu_Latn")
+    twice = {code: tuple(line for line in everyday.sentences[code][:20] for _ in range(2)) for code in codes}
+    store = extract_all(
+        "builtin:tiny", ParallelCorpus("twice", "", twice), tmp_path / "store", dtype="fp32", device="cpu",
+        settings=Settings(batch_tokens=100),
+    )  # fmt: skip
+    result = retrieve_all(store, backend="torch", device="cpu")
+    assert all(np.nanmax(cells.mexa) == 0 for cells in result.layers.values())
+
+
+def test_a_folder_takes_one_retrieval_at_a_time(store: ActivationStore, tmp_path: Path) -> None:
+    """Two with other settings would take each other's finished layers for their own."""
+    refused: list[str] = []
+
+    def second(layer: str, done: int, total: int) -> None:
+        if not refused:
+            with pytest.raises(StoreError, match="is being written by another process") as caught:
+                retrieve_all(store, k=2, out=tmp_path / "result")
+            refused.append(str(caught.value))
+
+    retrieve_all(store, out=tmp_path / "result", advance=second)
+    assert len(refused) == 1
+    assert RetrievalResult.load(tmp_path / "result").settings["k"] == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result"], "the lock is gone"
+
+
+def test_arrays_have_no_other_pooling(tmp_path: Path) -> None:
+    np.save(tmp_path / "eng_Latn.npy", np.eye(8))
+    with pytest.raises(RetrievalError, match="--pool weighted"):
+        retrieve_all(tmp_path, pool="weighted")

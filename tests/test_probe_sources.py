@@ -361,7 +361,7 @@ def test_when_no_source_answers_each_is_listed_with_its_reason(
     assert line.startswith("probe: no source of FLORES-200 answered: ")
     for source in corpus_manifest("flores200").sources:
         assert f"[{source.kind} {source.id or source.url or data_folder / 'flores200/dev'}" in line
-    assert f"no folder {data_folder / 'flores200/dev'}" in line
+    assert "no such folder" in line
     assert "did not answer" in line
     assert "probe data fetch flores200" in line
 

@@ -53,6 +53,7 @@ def manifest_of(**changes: Any) -> dict[str, Any]:
         "dtype": "float32",
         "store_dtype": "float32",
         "final_norm": "model",
+        "runtime": {},
         "batch_tokens": 64,
         "truncate": False,
         "text": True,
@@ -305,7 +306,7 @@ text = ("a b", "\u0437\u0434", "\u6f22\u5b57")
 states = np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32)
 store = ActivationStore.create(folder, {
     "schema": 1, "model": {}, "corpus": {}, "languages": ["eng_Latn"], "rows": 3, "poolings": ["mean"], "layers": [0, 1],
-    "depth": 1, "hidden_size": 4, "dtype": "float32", "store_dtype": "float32", "final_norm": "model", "truncate": False, "text": True,
+    "depth": 1, "hidden_size": 4, "dtype": "float32", "store_dtype": "float32", "final_norm": "model", "runtime": {}, "truncate": False, "text": True,
     "batch_tokens": 64, "files": {}, "complete": False,
 })
 store.write_language("eng_Latn", states, np.array([3, 4, 5]), text, 64, 0)
@@ -623,7 +624,7 @@ from probe.store import ActivationStore
 folder, limit, rows = Path(sys.argv[1]), int(sys.argv[2]), 1000
 store = ActivationStore.create(folder, {
     "schema": 1, "model": {}, "corpus": {}, "languages": ["a", "b", "c"], "rows": rows, "poolings": ["mean"],
-    "layers": [0, 1], "depth": 1, "hidden_size": 64, "dtype": "float32", "store_dtype": "float32", "final_norm": "model",
+    "layers": [0, 1], "depth": 1, "hidden_size": 64, "dtype": "float32", "store_dtype": "float32", "final_norm": "model", "runtime": {},
     "truncate": False, "text": True, "batch_tokens": 64, "files": {}, "complete": False,
 })
 states = np.random.default_rng(0).normal(size=(1, 2, rows, 64)).astype(np.float32)  # 512 kB
@@ -809,3 +810,11 @@ def test_of_processes_with_other_settings_one_creates_the_store(tmp_path: Path) 
 
 def test_layers_are_named_by_three_digits() -> None:
     assert [layer_name(layer) for layer in (0, 8, 80, 126)] == ["000", "008", "080", "126"]
+
+
+def test_float16_underflow_is_refused(tmp_path: Path) -> None:
+    """A vector that storage turns to zero would be no vector."""
+    store = ActivationStore.create(tmp_path, manifest_of(store_dtype="float16"))
+    states = np.full((2, 2, 3, 4), 2e-8, dtype=np.float32)
+    with pytest.raises(StoreError, match="eng_Latn row 1 layer 0 underflows float16"):
+        store.write_language("eng_Latn", states, np.ones(3, dtype=np.int32), None, 64, 0)
