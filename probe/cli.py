@@ -276,10 +276,12 @@ def demo(
     _show_result(summary, as_json)
     if not as_json:
         print(
-            f"\n{len(corpus.languages)} languages, {corpus.rows} sentences, an UNTRAINED model (builtin:tiny, random weights): its layers show what surface form\n"
-            f"alone leaks through, and the char control is above them. A trained model has something to beat.\n"
-            f"Store: {out / 'store'}   Result: {out / 'result'} (summary.json, accuracy.csv, hits.h5)\n"
-            f"Next: probe extract --model YOUR_MODEL --corpus flores200 --out store && probe retrieve store --out result"
+            f"\n{len(corpus.languages)} languages, {corpus.rows} sentences, an UNTRAINED model (builtin:tiny, random weights):\n"
+            "its layers show what surface form leaks through, and the char control is above them.\n"
+            "A trained model has something to beat.\n"
+            f"Store   {out / 'store'}\nResult  {out / 'result'} (summary.json, accuracy.csv, hits.h5)\n"
+            "Next    probe extract --model YOUR_MODEL --corpus flores200 --out store\n"
+            "        probe retrieve store --out result"
         )
 
 

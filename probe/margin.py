@@ -67,4 +67,5 @@ def mexa_rows(forward: Neighbours, backward: Neighbours) -> Bool[np.ndarray, " r
 
 def _strictly_first(neighbours: Neighbours) -> np.ndarray:
     own = neighbours.indices[:, 0] == np.arange(len(neighbours.indices))
-    return own & (neighbours.cosines[:, 0] > neighbours.cosines[:, 1])
+    # The step is below float32's resolution of a cosine, and above the slope by which the length control orders ties.
+    return own & (neighbours.cosines[:, 0] > neighbours.cosines[:, 1] + 1e-9)

@@ -64,7 +64,7 @@ def _remarks(summary: Mapping[str, Any]) -> str:
         lines.append("char, length: what surface form alone retrieves from the same sentences.")
         best, char = (max(row["mean"] for row in rows) for rows in (summary["layers"], [summary["controls"]["char"]]))
         if char >= best:
-            lines.append("No layer is above the char control: these layers show no more than surface form.")
+            lines.append("No layer is above the char control: surface form alone retrieves more.")
     else:
         lines.append(f"No controls ({summary['settings']['controls_missing']}): surface form alone cannot be judged.")
     if summary["duplicate_rows"]:
