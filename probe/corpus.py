@@ -95,13 +95,12 @@ def read_folder(
     return ParallelCorpus(name or folder.resolve().name, split or "", sentences, f"folder {folder.name}")
 
 
-def resolve_languages(langs: str | None, available: Sequence[str], place: str, strict: bool = True) -> tuple[str, ...]:
+def resolve_languages(langs: str | None, available: Sequence[str], place: str) -> tuple[str, ...]:
     """The codes that `langs` names, in its order, each once.
 
     Args:
         langs: comma-separated codes (`swh_Latn`), aliases (`sw`, `sw-KE`) or sets (`paper35`); None or `all` = `available`.
         place: what holds the available languages, for the message.
-        strict: whether a language that is not available is an error (else it is passed through).
 
     Raises:
         CorpusError: a name that is no language, or a language that is not available.
@@ -114,7 +113,7 @@ def resolve_languages(langs: str | None, available: Sequence[str], place: str, s
     if not codes:
         raise CorpusError(f"--langs {langs!r}", "at least one language", "give codes such as eng_Latn,deu_Latn")
     for code in codes:
-        if strict and code not in available:
+        if code not in available:
             raise CorpusError(
                 f"no file for {code} in {place}",
                 f"one of the {len(available)} languages there",

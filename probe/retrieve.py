@@ -68,8 +68,6 @@ def retrieve_all(
     if len(codes) < 2:
         raise RetrievalError(f"{len(codes)} language", "at least two", "add languages")
     wanted = parse_layers(layers, vectors.layers)
-    if not wanted:
-        raise RetrievalError(f"--layers {layers} names no layer", f"some of {vectors.layers}", "give one of these")
     settings: dict[str, Any] = {
         "k": k,
         "margin": margin,

@@ -23,6 +23,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from probe import provenance
 from probe.errors import StoreError
 
 SCHEMA = 1
@@ -221,12 +222,12 @@ class ActivationStore:
     def settings_digest(self) -> str:
         """sha256 of the settings that decide the numbers; every language file carries it."""
         fixed = {key: self.manifest[key] for key in _FIXED}
-        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+        return provenance.digest(fixed)
 
     def digest(self) -> str:
         """sha256 over the settings and the files of a complete store."""
         files = {code: entry["sha256"] for code, entry in self.manifest["files"].items()}
-        return hashlib.sha256(json.dumps([self.settings_digest(), files], sort_keys=True).encode()).hexdigest()
+        return provenance.digest([self.settings_digest(), files])
 
     # ---- writing ---------------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from probe.sources import load_corpus
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
+torch.set_num_threads(1)  # here too, where the environment says otherwise
+
 RunProbe = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ from probe.tiny import tiny_tokenizer
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 SENTENCES = ("Hi.", "A somewhat longer sentence, so that rows differ.", "Ещё одно.")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models of width 16 lose more by sharing work between threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

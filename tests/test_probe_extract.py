@@ -43,15 +43,6 @@ SENTENCES = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models of width 16 lose more by sharing work between threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest relative distance of any vector (last axis) from what it should be."""
     distance = np.linalg.norm(found.astype(np.float64) - expected, axis=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -15,15 +14,6 @@ from hypothesis.extra import numpy as hnp
 from probe.pool import POOLINGS, pool, pooling_weights
 
 NAMES = tuple(POOLINGS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """A few numbers lose more by being shared between threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 lengths_of_batches = st.lists(st.integers(2, 9), min_size=1, max_size=5)
