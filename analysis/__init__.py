@@ -1,1 +1,1 @@
-"""Statistics of retrieval results: numbers in, numbers out; no torch, no plots."""
+"""Findings from retrieval results, with their uncertainty: correlation, comparison, layer choice, measures, audit."""

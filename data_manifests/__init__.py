@@ -89,6 +89,8 @@ class CorpusManifest:
     """Split -> the number of rows each language must have."""
     sources: tuple[Source, ...]
     default_split: str
+    documents: str = ""
+    """Below the data folder: a table with a header and one line a sentence, first the name of its document. Holds `{split}`."""
     note: str = ""
 
 

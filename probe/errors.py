@@ -28,3 +28,7 @@ class StoreError(ProbeError):
 
 class RetrievalError(ProbeError):
     """Vectors that cannot be searched, or a retrieval result that does not fit."""
+
+
+class AnalysisError(ProbeError):
+    """Results, scores or reports that do not fit each other, or in which a statistic is undefined."""

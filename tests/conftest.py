@@ -14,10 +14,13 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a hub
 
+import numpy as np
 import torch
 
+from data_manifests import language_sets
 from probe.corpus import ParallelCorpus
 from probe.model import LoadedModel, ModelSource, load_model, open_model
+from probe.results import Cells, RetrievalResult
 from probe.sources import load_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +92,62 @@ def run_probe(tmp_path: Path) -> RunProbe:
         )
 
     return run
+
+
+Simulate = Callable[..., RetrievalResult]
+
+
+@pytest.fixture(scope="session")
+def simulate() -> Simulate:
+    """Make a retrieval result of a paper's size without a model: `simulate(lift=0.2).save(folder)`."""
+    return simulated_result
+
+
+def simulated_result(
+    languages: tuple[str, ...] = language_sets()["paper35"],
+    depth: int = 32,
+    rows: int = 997,
+    lift: float = 0.0,
+    seed: int = 0,
+    adapter: str | None = None,
+) -> RetrievalResult:
+    """A result with a middle peak, unequal languages and controls, drawn at random.
+
+    Every result of one size has the same languages' qualities and the same hard sentences, so that two are paired as those of a base
+    model and its adapter are. `lift` raises the middle layers.
+    """
+    quality = np.random.default_rng(7).uniform(0.3, 1.0, len(languages))
+    hardness = np.repeat(np.random.default_rng(8).uniform(-0.15, 0.15, rows // 3 + 1), 3)[:rows]
+    generator = np.random.default_rng(seed)
+
+    def cells(level: float) -> Cells:
+        share = np.clip(level * np.sqrt(quality[:, None] * quality[None, :]), 0, 1)
+        hits = generator.random((len(languages), len(languages), rows), dtype=np.float32) < (
+            share[:, :, None] + hardness * (share * (1 - share) * 4)[:, :, None]
+        )
+        hits[np.arange(len(languages)), np.arange(len(languages))] = False
+        mexa = np.where(np.eye(len(languages), dtype=bool), np.nan, (share + share.T) / 2)
+        return Cells(np.packbits(hits, axis=2), mexa)
+
+    def level(layer: int) -> float:
+        bump = np.exp(-(((layer - depth / 2) / (depth / 4)) ** 2))
+        return float(0.05 + 0.6 * bump + lift * bump)
+
+    settings = {
+        "k": 4, "margin": "ratio", "backend": "faiss", "device": "cpu", "limit": None, "depth": depth, "pooling": "mean",
+        "model": {"name": "simulated", "revision": None, "weights": "0", "adapter": adapter, "tokenizer": "0"},
+        "corpus": {"name": "simulated", "split": "dev", "digests": dict.fromkeys(languages, "0")},
+        "final_norm": "model", "controls_missing": None,
+    }  # fmt: skip
+    return RetrievalResult(
+        languages,
+        rows,
+        {layer: cells(level(layer)) for layer in range(depth + 1)},
+        {"char": cells(0.3), "length": cells(0.01)},
+        {code: float(20 + 30 * (1 - own)) for code, own in zip(languages, quality, strict=True)},
+        dict.fromkeys(languages, 0),
+        settings,
+    )
 
 
 def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
