@@ -77,7 +77,7 @@ class Accuracies:
             self.name,
             tuple(codes),
             self.layers,
-            self.values[:, *square],
+            self.values[(slice(None), *square)],
             self.rows,
             self.depth,
             {name: table[square] for name, table in self.controls.items()},
@@ -165,7 +165,7 @@ def _told(layers: Sequence[int]) -> str:
 def _read_table(path: Path) -> Accuracies:
     expected = f"a CSV file with the columns {', '.join(_COLUMNS)}, as in a result's accuracy.csv"
     try:
-        table = pd.read_csv(path, float_precision="round_trip")
+        table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise AnalysisError(
             f"{path} cannot be read ({' '.join(str(error).split())[:100]})",

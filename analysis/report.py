@@ -4,6 +4,7 @@ NAME/report.json          kind, title, remarks, facts, and how each table is to 
 NAME/<table>.csv          the tidy numbers, unrounded, accuracies as shares in 0..1
 NAME/<table>.md, .tex     the same for people: percent, rounded; LaTeX with booktabs
 NAME/report.md            title, remarks and all tables in one page
+A table of more than PAGE_ROWS rows for people is data alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from probe.results import writing
 from probe.store import write_json
 
 SCHEMA = 1
+PAGE_ROWS = 120
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Table:
             return f"{value:.{self.digits}f}"
         return str(value)
 
+    def fits_page(self) -> bool:
+        """Whether there is something for people to read, and not too much of it."""
+        return 0 < len(self.shown()) <= PAGE_ROWS
+
     def markdown(self) -> str:
         """A pipe table under its caption."""
         shown = self.shown()
@@ -97,7 +103,7 @@ class Report:
     def markdown(self) -> str:
         """The whole report as one page."""
         remarks = "".join(f"* {remark}\n" for remark in self.remarks)
-        tables = "\n".join(table.markdown() for table in self.tables.values() if not table.shown().empty)
+        tables = "\n".join(table.markdown() for table in self.tables.values() if table.fits_page())
         return f"# {self.title}\n\n{remarks}\n{tables}"
 
     def save(self, folder: str | Path) -> None:
@@ -112,8 +118,9 @@ class Report:
             (folder / "report.json").unlink(missing_ok=True)
             for name, table in self.tables.items():
                 table.frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-                (folder / f"{name}.md").write_text(table.markdown(), encoding="utf-8")
-                (folder / f"{name}.tex").write_text(table.latex(), encoding="utf-8")
+                for suffix, text in (("md", table.markdown), ("tex", table.latex)):
+                    path = folder / f"{name}.{suffix}"
+                    path.write_text(text(), encoding="utf-8") if table.fits_page() else path.unlink(missing_ok=True)
             (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
             write_json(folder / "report.json", self._described())
 
@@ -155,7 +162,7 @@ class Report:
                 raise ValueError(f"schema {described['schema']}, not {SCHEMA}")
             tables = {
                 name: Table(
-                    pd.read_csv(folder / f"{name}.csv", float_precision="round_trip"),
+                    pd.read_csv(folder / f"{name}.csv"),
                     shown["caption"],
                     shown["columns"],
                     tuple(shown["percent"]),

@@ -36,6 +36,17 @@ Langs = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Take the first N sentences only.")]
+Names = Annotated[
+    str | None, typer.Option(help="What to call the inputs, comma-separated; not given: the names of their folders.")
+]
+Documents = Annotated[
+    str | None,
+    typer.Option(
+        help="What the bootstrap draws: sentences, or a file whose first column names each sentence's document. Not given: the corpus's own documents where its file is at hand (FLORES-200: metadata_dev.tsv)."
+    ),
+]
+Draws = Annotated[int, typer.Option(min=100, help="Bootstrap draws.")]
+Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
 
 
@@ -250,6 +261,189 @@ def _show_result(summary: dict[str, Any], as_json: bool) -> None:
         _print_json(summary)
     else:
         Console(width=None if sys.stdout.isatty() else 100).print(retrieval_table(summary))
+
+
+@app.command()
+def correlate(
+    result: Annotated[
+        Path,
+        typer.Argument(help="A retrieval result, or a CSV file with the columns of accuracy.csv.", metavar="RESULT"),
+    ],
+    scores: Annotated[
+        str, typer.Option(help="A CSV file with the columns language,score, or paper:NAME, as paper:llama3-sft.")
+    ],
+    out: Annotated[Path, typer.Option(help="The report to write: a folder.")],
+    layer: Annotated[str, typer.Option(help="middle, aggregate, all, or a layer's number.")] = "middle",
+    relation: Annotated[
+        str,
+        typer.Option(
+            help="Whose directions make a language's accuracy: all, to-english, from-english, to:a,b or from:a,b."
+        ),
+    ] = "all",
+    langs: Annotated[
+        str | None,
+        typer.Option(
+            help="Correlate over these languages as one group; not given: supervised and transfer languages apart, where the scores tell them."
+        ),
+    ] = None,
+    exclude: Annotated[str | None, typer.Option(help="Leave these languages out.")] = None,
+    given: Annotated[
+        str,
+        typer.Option(
+            help="Partial correlation given at most two of tokens, script, level, char; not given: each that is known, singly."
+        ),
+    ] = "",
+    draws: Draws = 10_000,
+    permutations: Annotated[int, typer.Option(min=100, help="Random permutations, above 8 languages.")] = 10_000,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Does retrieval accuracy predict a downstream score?"""
+    from analysis.accuracies import Accuracies
+    from analysis.correlate import correlate as correlated
+    from analysis.scores import read_scores
+
+    report = correlated(
+        Accuracies.read(result), read_scores(scores), layer=layer, relation=relation, langs=langs, exclude=exclude,
+        given=tuple(given.split(",")) if given else (), draws=draws, permutations=permutations, seed=seed,
+    )  # fmt: skip
+    _finish_report(report, out, as_json)
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="The retrieval result of the base model.", metavar="BASE")],
+    others: Annotated[
+        list[Path],
+        typer.Argument(help="Results to compare with it: aligned, fine-tuned, other poolings.", metavar="OTHER"),
+    ],
+    out: Annotated[Path, typer.Option(help="The report to write: a folder.")],
+    layer: Annotated[str, typer.Option(help="all, or a layer's number.")] = "all",
+    aligned: Annotated[
+        str | None, typer.Option(help="Languages that were aligned: their gains are given apart from the rest.")
+    ] = None,
+    names: Names = None,
+    documents: Documents = None,
+    draws: Draws = 10_000,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """What changed against a base, with paired intervals."""
+    from analysis.compare import compare as compared
+
+    report = compared(
+        base, others, names=names.split(",") if names else None, layer=layer, aligned=aligned, documents=documents,
+        draws=draws, seed=seed,
+    )  # fmt: skip
+    _finish_report(report, out, as_json)
+
+
+@app.command()
+def layers(
+    result: Annotated[Path, typer.Argument(help="A retrieval result.", metavar="RESULT")],
+    out: Annotated[Path, typer.Option(help="The report to write: a folder.")],
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What the best layer is best in: mean, same_script, cross_script, to_english, from_english, high or low."
+        ),
+    ] = "mean",
+    documents: Documents = None,
+    draws: Draws = 10_000,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Which layer is best, and how sure that is."""
+    from analysis.choice import choose_layer
+
+    _finish_report(choose_layer(result, by=by, documents=documents, draws=draws, seed=seed), out, as_json)
+
+
+@app.command()
+def measure(
+    store: Annotated[
+        Path, typer.Argument(help="A store, or a folder of <lang>.npy arrays (sentences, dim).", metavar="STORE")
+    ],
+    out: Annotated[Path, typer.Option(help="The report to write: a folder.")],
+    layers: Annotated[str, typer.Option(help="all, even, 0,8,16 or start:stop:step with the stop included.")] = "all",
+    pool: Annotated[str, typer.Option(help="Which of the store's poolings.")] = "mean",
+    langs: Langs = None,
+    limit: Limit = None,
+    k: Annotated[int, typer.Option(help="Neighbours in hubness.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Cosine of true pairs, isotropy, CKA and hubness, by layer."""
+    from analysis.measures import measure as measured
+
+    _finish_report(measured(store, layers=layers, pool=pool, langs=langs, limit=limit, k=k), out, as_json)
+
+
+@app.command()
+def figures(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Results and reports (of correlate, compare, layers, measure).", metavar="INPUT"),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for PDF, PNG and CSV files.")],
+    names: Names = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of the heatmaps and gains; not given: the best one.")] = None,
+    order: Annotated[str, typer.Option(help="Languages in heatmaps by family or cluster.")] = "family",
+    as_json: Json = False,
+) -> None:
+    """Draw every figure that the inputs allow (PDF, PNG, CSV)."""
+    from figures.draw import draw
+
+    files = draw(inputs, out, names=names.split(",") if names else None, layer=layer, order=order)
+    if as_json:
+        _print_json({"files": [str(path) for path in files]})
+    else:
+        print("\n".join(str(path) for path in files if path.suffix == ".pdf"))
+
+
+@app.command()
+def report(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A result, a comparison, or a folder that holds such and other reports; or paper-audit.",
+            metavar="RUN_DIR",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write (report.html); of paper-audit, the folder of its report.")
+    ] = None,
+    documents: Documents = None,
+    as_json: Json = False,
+) -> None:
+    """One offline HTML page of a run; or paper-audit, the paper's claims tested."""
+    if source == "paper-audit":
+        from analysis.audit import audit
+
+        _finish_report(audit(), out, as_json)
+        return
+    from figures.page import build_page
+
+    page = build_page(Path(source), out or Path("report.html"), documents=documents)
+    if as_json:
+        _print_json({"page": str(page), "bytes": page.stat().st_size})
+    else:
+        print(f"{page}: {page.stat().st_size / 1e6:.2f} MB; open it in any browser, no network is needed")
+
+
+def _finish_report(report: Any, out: Path | None, as_json: bool) -> None:
+    """Save a report and show it."""
+    from rich.console import Console
+
+    from probe.tables import report_tables
+
+    if out is not None:
+        report.save(out)
+    if as_json:
+        _print_json(report.as_json())
+        return
+    Console(width=None if sys.stdout.isatty() else 100).print(report_tables(report))
+    if out is not None:
+        print(f"Report  {out / 'report.md'} (tables beside it as CSV, Markdown and LaTeX)")
 
 
 @app.command()

@@ -164,7 +164,7 @@ def _locale(code: str) -> str:
 
 
 def _from_archive(manifest: CorpusManifest, source: Source, codes: Sequence[str], split: str) -> ParallelCorpus:
-    """Download once into the data folder, check the digest, unpack the languages beside other local copies."""
+    """Download once into the data folder, check the digest, unpack the languages and the documents beside other local copies."""
     archive = local_data() / "downloads" / source.url.rsplit("/", 1)[-1]
     if not archive.exists():
         _download(source.url, archive)
@@ -178,11 +178,17 @@ def _from_archive(manifest: CorpusManifest, source: Source, codes: Sequence[str]
         )
     folder = local_data() / "unpacked" / manifest.name
     wanted = {source.path.format(code=code, locale=_locale(code), split=split): code for code in codes}
+    documents = local_data() / manifest.documents.format(split=split)
     with tarfile.open(archive) as tar:
         for member in tar:
             name = member.name.removeprefix("./")
-            if name in wanted and (stream := tar.extractfile(member)) is not None:
+            if name in wanted:
                 target = folder / split / (wanted.pop(name) + Path(name).suffix)
+            elif manifest.documents and Path(name).name == documents.name:
+                target = documents
+            else:
+                continue
+            if (stream := tar.extractfile(member)) is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(stream.read())
     if wanted:

@@ -31,6 +31,25 @@ def retrieval_table(summary: Mapping[str, Any]) -> Group:
     return Group(Text(_title(summary), style="bold"), _curve(summary), Text(_remarks(summary)))
 
 
+def report_tables(report: Any) -> Group:
+    """A report of `analysis`: its title, the tables that fit a page, and its remarks."""
+    parts: list[Any] = [Text(report.title, style="bold")]
+    for table in report.tables.values():
+        if table.fits_page():
+            parts += [Text(f"\n{table.caption}"), _report_table(table.shown())]
+    return Group(*parts, *(Text(f"* {remark}") for remark in report.remarks))
+
+
+def _report_table(shown: Any) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for heading in shown.columns:
+        numeric = all(cell[-1:] in "0123456789" for cell in shown[heading])
+        table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
+    for row in shown.itertuples(index=False):
+        table.add_row(*row)
+    return table
+
+
 def _curve(summary: Mapping[str, Any]) -> Table:
     rows = [*summary["layers"], *summary["controls"].values()]
     shown = [(key, heading) for key, heading in _COLUMNS if any(row[key] is not None for row in rows)]

@@ -271,9 +271,10 @@ def write_archive(path: Path, prefix: str = "") -> str:
     """Laid out as flores200_dataset.tar.gz; returns its sha256."""
     with tarfile.open(path, "w:gz") as tar:
         for split in ("dev", "devtest"):
-            for code, lines in TEXTS.items():
-                data = "".join(f"{line}\n" for line in lines).encode()
-                member = tarfile.TarInfo(f"{prefix}flores200_dataset/{split}/{code}.{split}")
+            files = {f"{split}/{code}.{split}": "".join(f"{line}\n" for line in lines) for code, lines in TEXTS.items()}
+            for name, text in {**files, f"metadata_{split}.tsv": f"URL\tdomain\n{split}\tnews\n"}.items():
+                data = text.encode()
+                member = tarfile.TarInfo(f"{prefix}flores200_dataset/{name}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -290,6 +291,8 @@ def test_an_archive_is_downloaded_once_checked_and_unpacked(
     assert load_corpus("flores200", "de", "devtest").sentences == {"deu_Latn": TEXTS["deu_Latn"]}
     assert asked == ["/flores.tar.gz"]
     assert not list(data_folder.rglob("*.partial"))
+    documents = {path.name: path.read_text() for path in (data_folder / "flores200").glob("*.tsv")}
+    assert documents == {f"metadata_{split}.tsv": f"URL\tdomain\n{split}\tnews\n" for split in ("dev", "devtest")}
 
 
 def test_an_archive_of_massive_is_read_by_locale(served: tuple[Path, str, list[str]], offer: Offer) -> None:

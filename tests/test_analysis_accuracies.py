@@ -1,0 +1,115 @@
+"""Accuracies read from results and tables, and the means of a language under each relation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.accuracies import Accuracies, language_means, name_of, short_name
+from probe.errors import AnalysisError
+from probe.results import RetrievalResult
+
+CODES = ("eng_Latn", "deu_Latn", "rus_Cyrl", "swh_Latn", "zho_Hans")
+
+
+@pytest.fixture
+def result(simulate: Callable[..., RetrievalResult]) -> RetrievalResult:
+    return simulate(languages=CODES, depth=4, rows=60)
+
+
+def test_folder_and_table_hold_the_same_accuracies(result: RetrievalResult, tmp_path: Path) -> None:
+    result.save(tmp_path / "run")
+    folder, table = Accuracies.read(tmp_path / "run"), Accuracies.read(tmp_path / "run" / "accuracy.csv")
+    assert folder.name == "run"
+    assert (folder.languages, folder.layers, folder.depth) == (CODES, (0, 1, 2, 3, 4), 4)
+    np.testing.assert_array_equal(table.of_languages(CODES).values, folder.values)
+    np.testing.assert_array_equal(folder.values[3], result.accuracy(3))
+    assert table.controls == {}
+    assert set(folder.controls) == {"char", "length"}
+
+
+def test_middle_and_aggregate(result: RetrievalResult) -> None:
+    accuracies = Accuracies.of_result(result)
+    np.testing.assert_array_equal(accuracies.at("middle"), result.accuracy(2))
+    assert np.nanmean(accuracies.at("aggregate")) == pytest.approx(result.aggregate())
+    np.testing.assert_array_equal(accuracies.at("char"), result.accuracy("char"))
+    with pytest.raises(AnalysisError, match=r"layer 9 .*0-4"):
+        accuracies.at(9)
+
+
+def test_a_bare_table_knows_no_depth(result: RetrievalResult, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    table = Accuracies.read(tmp_path / "accuracy.csv")
+    for wanted in ("middle", "aggregate"):
+        with pytest.raises(AnalysisError, match="number of blocks is not known"):
+            table.at(wanted)
+
+
+def test_language_means_are_those_of_the_directions_written_out() -> None:
+    table = np.random.default_rng(0).random((2, 5, 5))
+    table[:, np.arange(5), np.arange(5)] = np.nan
+
+    def literal(layer: int, one: int, relation: str) -> float:
+        pairs = {
+            "all": [(one, other) for other in range(5)] + [(other, one) for other in range(5)],
+            "to-english": [(one, 0)],
+            "from-english": [(0, one)],
+            "to:ru,zh": [(one, 2), (one, 4)],
+            "from:ru,zh": [(2, one), (4, one)],
+        }[relation]
+        values = [table[layer, a, b] for a, b in pairs if a != b]
+        return float(np.mean(values)) if values else np.nan
+
+    for relation in ("all", "to-english", "from-english", "to:ru,zh", "from:ru,zh"):
+        means = language_means(table, CODES, relation)
+        expected = [[literal(layer, one, relation) for one in range(5)] for layer in range(2)]
+        np.testing.assert_allclose(means, expected, rtol=1e-12)
+    assert np.isnan(language_means(table, CODES, "to-english")[:, 0]).all()
+
+
+@pytest.mark.parametrize("relation", ["english", "to:", "of:en", ""])
+def test_an_unknown_relation_is_refused(relation: str) -> None:
+    with pytest.raises(AnalysisError, match="--relation"):
+        language_means(np.zeros((5, 5)), CODES, relation)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda table: table.drop(columns="n"), "without n"),
+        (lambda table: table.assign(accuracy=table["accuracy"] * 100), r"accuracy [\d.]+ in row"),
+        (lambda table: table.iloc[1:], "99 rows for 5 layers and 5 languages"),
+        (lambda table: pd.concat([table.iloc[1:], table.iloc[1:2]]), "100 rows"),
+        (lambda table: table.iloc[:0], "without rows"),
+        (lambda table: table.assign(layer="first"), "invalid literal"),
+    ],
+)
+def test_a_faulty_table_is_refused(
+    result: RetrievalResult, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], told: str
+) -> None:
+    result.save(tmp_path)
+    path = tmp_path / "other.csv"
+    change(pd.read_csv(tmp_path / "accuracy.csv")).to_csv(path, index=False)
+    with pytest.raises(AnalysisError, match=told):
+        Accuracies.read(path)
+
+
+def test_what_is_neither_folder_nor_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AnalysisError, match="cannot be read"):
+        Accuracies.read(tmp_path / "absent.csv")
+
+
+def test_some_languages_only(result: RetrievalResult) -> None:
+    some = Accuracies.of_result(result).of_languages(("zho_Hans", "eng_Latn"))
+    assert some.values[1, 0, 1] == result.accuracy(1)[4, 0]
+    assert some.at("char")[1, 0] == result.accuracy("char")[0, 4]
+    assert list(some.tokens) == ["zho_Hans", "eng_Latn"]
+
+
+def test_names() -> None:
+    assert (name_of("swh_Latn"), short_name("swh_Latn"), short_name("ace_Arab")) == ("Swahili", "sw", "ace")
+    assert (name_of("xxx_Yyyy"), short_name("xxx_Yyyy")) == ("xxx_Yyyy", "xxx_Yyyy")
