@@ -228,6 +228,12 @@ def retrieve(
     pool: Annotated[str, typer.Option(help="Which of the store's poolings.")] = "mean",
     langs: Langs = None,
     limit: Limit = None,
+    centre: Annotated[
+        bool,
+        typer.Option(
+            "--centre", help="Subtract each language's mean vector first, so that a language's offset does not count."
+        ),
+    ] = False,
     controls: Annotated[
         bool, typer.Option("--controls/--no-controls", help="The model-free retrievals beside the layers.")
     ] = True,
@@ -245,7 +251,7 @@ def retrieve(
     with RetrievalProgress() as advance:
         result = retrieve_all(
             source, layers=layers, k=k, margin=margin, backend=backend, device=device, pool=pool, langs=langs, limit=limit,
-            controls=controls, save_predictions=save_predictions, out=out, overwrite=overwrite, advance=advance,
+            centre=centre, controls=controls, save_predictions=save_predictions, out=out, overwrite=overwrite, advance=advance,
         )  # fmt: skip
     if finished:
         print(f"{out} was finished before with the same settings; nothing was computed", file=sys.stderr)
@@ -374,8 +380,11 @@ def measure(
 ) -> None:
     """Cosine of true pairs, isotropy, CKA and hubness, by layer."""
     from analysis.measures import measure as measured
+    from probe.progress import RetrievalProgress
 
-    _finish_report(measured(store, layers=layers, pool=pool, langs=langs, limit=limit, k=k), out, as_json)
+    with RetrievalProgress() as advance:
+        report = measured(store, layers=layers, pool=pool, langs=langs, limit=limit, k=k, advance=advance)
+    _finish_report(report, out, as_json)
 
 
 @app.command()
@@ -441,7 +450,7 @@ def _finish_report(report: Any, out: Path | None, as_json: bool) -> None:
     if as_json:
         _print_json(report.as_json())
         return
-    Console(width=None if sys.stdout.isatty() else 100).print(report_tables(report))
+    Console(width=None if sys.stdout.isatty() else 120).print(report_tables(report))
     if out is not None:
         print(f"Report  {out / 'report.md'} (tables beside it as CSV, Markdown and LaTeX)")
 

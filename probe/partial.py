@@ -30,6 +30,7 @@ def finished_result(folder: Path, asked: Mapping[str, Any]) -> RetrievalResult |
         return None
     result = RetrievalResult.load(folder)
     held = {
+        "centre": False,  # of results from before it could be asked for
         **result.settings,
         "languages": list(result.languages),
         "layers": [*map(layer_name, result.layers), *result.controls],

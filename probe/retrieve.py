@@ -23,7 +23,7 @@ from probe.margin import MARGINS, mexa_rows, retrieve_rows
 from probe.partial import PartialResult, finished_result
 from probe.results import Cells, RetrievalResult, writing
 from probe.store import ActivationStore, layer_name, locked
-from probe.vectors import Vectors, open_vectors
+from probe.vectors import Vectors, centred_rows, open_vectors, row_norms, unit_rows
 
 Advance = Callable[[str, int, int], None]
 """Called with a layer's name, the pairs done and the pairs to do."""
@@ -40,6 +40,7 @@ def retrieve_all(
     pool: str = "mean",
     langs: str | None = None,
     limit: int | None = None,
+    centre: bool = False,
     controls: bool = True,
     save_predictions: bool = False,
     out: str | Path | None = None,
@@ -53,6 +54,8 @@ def retrieve_all(
         layers: `all`, `even`, a list or a range, as `probe retrieve --layers`.
         margin: `ratio`, `distance` or `absolute`.
         limit: the first rows only.
+        centre: subtract from each language's vectors their mean (over the rows that are searched), so that what all its
+            sentences share, which tells the language and not the meaning, does not count. The controls stay as they are.
         out: a folder to write the result to. Layers finished there by an interrupted run are not computed again, and
             a finished result of the same settings is returned as it is.
 
@@ -74,6 +77,7 @@ def retrieve_all(
         "backend": chosen,
         "device": str(place),
         "limit": limit,
+        "centre": centre,
         "depth": vectors.layers[-1] if len(vectors.layers) > 1 else None,
         **vectors.origin(),
     }
@@ -93,7 +97,7 @@ def retrieve_all(
         if name in CONTROLS and texts:
             pairs, repeated, keep = control_pairs(name, texts, max(k, 2)), None, False
         else:
-            pairs, repeated = _layer_pairs(vectors, codes, int(name), rows, k, chosen, place, texts)
+            pairs, repeated = _layer_pairs(vectors, codes, int(name), rows, centre, k, chosen, place, texts)
             keep = save_predictions
         return collect_cells(
             pairs, len(codes), rows, margin, k, keep, repeated, lambda done, total: advance(name, done, total)
@@ -173,27 +177,6 @@ def collect_cells(
     return Cells(hits, mexa, nonpositive, predictions)
 
 
-def unit_rows(values: Float[np.ndarray, "row dim"], code: str) -> Float[np.ndarray, "row dim"]:
-    """Rows of length 1 in float32, in a new array.
-
-    Raises:
-        RetrievalError: NaN, inf or an all-zero row, with the language and the row.
-    """
-    norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
-    bad = ~(np.isfinite(norms) & (norms > 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        kind = "is all zero" if norms[row] == 0 else "holds NaN or inf"
-        raise RetrievalError(
-            f"{code} row {row + 1} {kind}",
-            "finite, non-zero vectors",
-            "extract the language again, or drop the row from all languages",
-        )
-    # In the values' own precision where the norm fits it well: half the time, and a layer has 35 languages.
-    divisor = norms.astype(values.dtype) if norms.min() > 1e-30 and norms.max() < 1e30 else norms
-    return (values / divisor[:, None]).astype(np.float32, copy=False)
-
-
 def repeated_rows(items: Sequence[Hashable]) -> Bool[np.ndarray, " row"]:
     """Rows that another row equals."""
     counts = Counter(items)
@@ -212,12 +195,13 @@ def _layer_pairs(
     codes: tuple[str, ...],
     layer: int,
     rows: int,
+    centre: bool,
     k: int,
     backend: str,
     device: torch.device,
     texts: list[tuple[str, ...]] | None,
 ) -> tuple[Iterator[Pair], list[np.ndarray]]:
-    """Read one layer of every language, normalise it, search all pairs; and the repeated rows of each language.
+    """Read one layer of every language, centre it where asked, normalise it, search all pairs; and each language's repeated rows.
 
     Rows repeat where their text does: vectors of equal texts may differ in the last bits, as their batches did.
     """
@@ -233,11 +217,17 @@ def _layer_pairs(
                 "embed the same sentences with the same model",
             )
         search = search or make_search(backend, device, len(codes), rows, dim)
-        units = unit_rows(values[:rows], code)
+        units = _centred_units(values[:rows], code) if centre else unit_rows(values[:rows], code)
         search.add(units)
         repeated.append(repeated_rows(texts[len(repeated)] if texts else row_keys(units)))
     assert search is not None
     return search.pairs(max(k, 2)), repeated  # the MEXA score needs two
+
+
+def _centred_units(values: Float[np.ndarray, "row dim"], code: str) -> Float[np.ndarray, "row dim"]:
+    """Rows of length 1 after their mean is taken away. Checked before, too: the mean would spread one NaN to all rows."""
+    row_norms(values, code)
+    return unit_rows(centred_rows(values), f"{code}, centred,")
 
 
 def _texts(vectors: Vectors, codes: tuple[str, ...], rows: int) -> list[tuple[str, ...]] | None:

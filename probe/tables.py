@@ -22,6 +22,11 @@ _COLUMNS = (
 )
 """Keys of a summary's rows, and headings broken where they should be, so that no narrow terminal breaks them elsewhere."""
 
+_SCREEN_ROWS = 40
+"""Of a longer table the screen says only where it is."""
+_WHOLE = 16
+"""Characters of a cell that is not wrapped."""
+
 
 def retrieval_table(summary: Mapping[str, Any]) -> Group:
     """The layer curve with the controls below it, between a heading and remarks.
@@ -32,19 +37,25 @@ def retrieval_table(summary: Mapping[str, Any]) -> Group:
 
 
 def report_tables(report: Any) -> Group:
-    """A report of `analysis`: its title, the tables that fit a page, and its remarks."""
+    """A report of `analysis`: its title, the tables short enough for a screen, and its remarks."""
     parts: list[Any] = [Text(report.title, style="bold")]
-    for table in report.tables.values():
-        if table.fits_page():
-            parts += [Text(f"\n{table.caption}"), _report_table(table.shown())]
-    return Group(*parts, *(Text(f"* {remark}") for remark in report.remarks))
+    for name, table in report.tables.items():
+        shown = table.shown()
+        if 0 < len(shown) <= _SCREEN_ROWS:
+            parts += [Text(f"\n{table.caption}"), _report_table(shown)]
+        elif len(shown):
+            parts.append(Text(f"{name}.csv: {len(shown):,} rows. {table.caption}"))
+    return Group(*parts, Text(), *(Text(f"* {remark}") for remark in report.remarks))
 
 
 def _report_table(shown: Any) -> Table:
+    """Numbers stay whole, and so do short words; only long texts are wrapped."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for heading in shown.columns:
-        numeric = all(cell[-1:] in "0123456789" for cell in shown[heading])
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
+        numeric = all(cell == "" or cell[-1].isdigit() for cell in shown[heading])
+        longest = max(len(cell) for cell in (heading if numeric else "", *shown[heading]))
+        whole = numeric or longest <= _WHOLE
+        table.add_column(heading, justify="right" if numeric else "left", min_width=longest if whole else None)
     for row in shown.itertuples(index=False):
         table.add_row(*row)
     return table
@@ -70,7 +81,8 @@ def _curve(summary: Mapping[str, Any]) -> Table:
 def _title(summary: Mapping[str, Any]) -> str:
     size = f"{len(summary['languages'])} languages, {summary['directions']:,} directions, {summary['rows']:,} sentences"
     made = summary["settings"]
-    return f"Retrieval accuracy in %: {size}\n{made['margin']} margin, k = {made['k']}, {made['backend']} on {made['device']}"
+    centred = "vectors centred by language, " if made.get("centre") else ""
+    return f"Retrieval accuracy in %: {size}\n{centred}{made['margin']} margin, k = {made['k']}, {made['backend']} on {made['device']}"
 
 
 def _remarks(summary: Mapping[str, Any]) -> str:

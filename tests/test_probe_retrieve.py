@@ -165,6 +165,65 @@ def test_result_is_the_same_with_and_without_predictions() -> None:
     assert not_kept.layers[0].predictions is None
 
 
+# ---- centred -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_centring_is_retrieval_among_centred_arrays(backend: str, dtype: type) -> None:
+    arrays = {code: (values + 0.5).astype(dtype) for code, values in sides(noise=2).items()}
+    explicit = {code: values - values.mean(axis=0, dtype=np.float64) for code, values in arrays.items()}
+    same(retrieve(arrays, centre=True, backend=backend), retrieve(explicit, backend=backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_offset_of_one_language_counts_unless_centred(backend: str) -> None:
+    arrays = sides(noise=2)
+    moved = {**arrays, "deu_Latn": arrays["deu_Latn"] + np.linspace(-20.0, 20.0, 16)}
+    centred = [forward(retrieve(each, centre=True, backend=backend)) for each in (arrays, moved)]
+    np.testing.assert_array_equal(*centred)
+    as_they_are = [forward(retrieve(each, backend=backend)) for each in (arrays, moved)]
+    assert (as_they_are[0] != as_they_are[1]).mean() > 0.2
+
+
+def test_centring_is_over_the_rows_that_are_searched() -> None:
+    arrays = sides(noise=2)
+    first = {code: values[:12] for code, values in arrays.items()}
+    assert (forward(retrieve(arrays, centre=True))[:12] != forward(retrieve(first, centre=True))).any()
+    same(retrieve(arrays, centre=True, limit=12), retrieve(first, centre=True))
+
+
+def test_centring_leaves_the_controls_and_is_told(store: ActivationStore, whole: RetrievalResult) -> None:
+    centred = retrieve_all(store, centre=True, backend="torch", device="cpu")
+    assert (centred.settings["centre"], whole.settings["centre"]) == (True, False)
+    for name, cells in whole.controls.items():
+        np.testing.assert_array_equal(centred.controls[name].hits, cells.hits)
+    assert any((centred.layers[n].hits != cells.hits).any() for n, cells in whole.layers.items())
+
+
+def test_centring_leaves_the_callers_arrays() -> None:
+    arrays = sides()
+    before = {code: values.tobytes() for code, values in arrays.items()}
+    retrieve(arrays, centre=True)
+    assert {code: values.tobytes() for code, values in arrays.items()} == before
+
+
+@pytest.mark.parametrize("value", [0.1, -1e30, 7.0])
+def test_nothing_is_left_of_equal_rows_centred(value: float) -> None:
+    arrays = {**sides(), "deu_Latn": np.full((40, 16), value, dtype=np.float32)}
+    assert retrieve(arrays).rows == 40
+    with pytest.raises(RetrievalError, match="deu_Latn, centred, row 1 is all zero"):
+        retrieve(arrays, centre=True)
+
+
+@pytest.mark.parametrize(("value", "fault"), [(np.nan, "holds NaN or inf"), (0.0, "is all zero")])
+def test_a_bad_row_is_named_before_it_is_centred(value: float, fault: str) -> None:
+    arrays = sides()
+    arrays["deu_Latn"][12] = value
+    with pytest.raises(RetrievalError, match=f"deu_Latn row 13 {fault}"):
+        retrieve(arrays, centre=True)
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------
 
 
@@ -440,7 +499,7 @@ def interrupted(store: ActivationStore, out: Path, at: str, **options: object) -
 
 @pytest.mark.parametrize(
     "change",
-    [{"k": 5}, {"margin": "distance"}, {"limit": 20}, {"langs": "zh,en"}, {"save_predictions": True}],
+    [{"k": 5}, {"margin": "distance"}, {"limit": 20}, {"langs": "zh,en"}, {"centre": True}, {"save_predictions": True}],
     ids=lambda change: next(iter(change)),
 )
 def test_layers_made_with_other_settings_are_not_reused(
@@ -496,6 +555,8 @@ def test_a_finished_result_is_not_replaced_unasked(store: ActivationStore, tmp_p
     before = contents(tmp_path / "result")
     with pytest.raises(RetrievalError, match=r"holds a finished result.*--overwrite"):
         resumed(store, tmp_path / "result", k=2)
+    with pytest.raises(RetrievalError, match="holds a finished result with centre = False, this run has True"):
+        resumed(store, tmp_path / "result", centre=True)
     assert contents(tmp_path / "result") == before
 
 
