@@ -10,7 +10,7 @@ A table of more than PAGE_ROWS rows for people is data alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,7 @@ class Report:
                 "percent": list(table.percent),
                 "where": dict(table.where),
                 "digits": table.digits,
+                "text": [str(name) for name in table.frame if not pd.api.types.is_numeric_dtype(table.frame[name])],
             }
             for name, table in self.tables.items()
         }
@@ -162,7 +163,7 @@ class Report:
                 raise ValueError(f"schema {described['schema']}, not {SCHEMA}")
             tables = {
                 name: Table(
-                    pd.read_csv(folder / f"{name}.csv"),
+                    _read(folder / f"{name}.csv", shown["text"]),
                     shown["caption"],
                     shown["columns"],
                     tuple(shown["percent"]),
@@ -178,6 +179,11 @@ class Report:
                 "a folder that `probe correlate`, `compare`, `layers` or `measure` wrote",
                 "run that command again",
             ) from error
+
+
+def _read(path: Path, text: Sequence[str]) -> pd.DataFrame:
+    """A saved table; what was text stays text, though it may hold digits, or `NA`."""
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -289,10 +289,10 @@ def correlate(
     langs: Annotated[
         str | None,
         typer.Option(
-            help="Correlate over these languages as one group; not given: supervised and transfer languages apart, where the scores tell them."
+            help="Correlate over these languages as one group: codes, sets, supervised, transfer or all; not given: each group of the scores apart."
         ),
     ] = None,
-    exclude: Annotated[str | None, typer.Option(help="Leave these languages out.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Leave these languages or this group out.")] = None,
     given: Annotated[
         str,
         typer.Option(
@@ -311,7 +311,7 @@ def correlate(
 
     report = correlated(
         Accuracies.read(result), read_scores(scores), layer=layer, relation=relation, langs=langs, exclude=exclude,
-        given=tuple(given.split(",")) if given else (), draws=draws, permutations=permutations, seed=seed,
+        given=tuple(part.strip() for part in given.split(",")) if given else (), draws=draws, permutations=permutations, seed=seed,
     )  # fmt: skip
     _finish_report(report, out, as_json)
 

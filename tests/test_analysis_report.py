@@ -21,6 +21,8 @@ def report() -> Report:
         {
             "layer": [1, 2, 2],
             "group": ["all", "all", "low_resource"],
+            "place": ["16", "NA", "17"],
+            "sure": [True, False, True],
             "accuracy": [1 / 3, np.nan, 0.5],
             "r": [-0.12345, 0.1, 0.2],
             "spearman_p": [0.04567, 0.0001, 1.0],
@@ -47,6 +49,8 @@ def test_a_saved_report_is_read_back_unrounded(report: Report, tmp_path: Path) -
     again = Report.load(tmp_path)
     pd.testing.assert_frame_equal(again.frame("means"), report.frame("means"), check_exact=True, check_dtype=False)
     assert again.frame("means")["accuracy"][0] == 1 / 3
+    assert again.frame("means")["place"].tolist() == ["16", "NA", "17"]
+    assert again.frame("means")["sure"].tolist() == [True, False, True]
     assert (again.kind, again.title, again.remarks, again.facts) == (
         "layers",
         "A title",
