@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Bool, Float32, Int
 
 from data_manifests import corpus_manifest, corpus_names
 from probe.errors import AnalysisError
 from probe.sources import local_data
+
+_BLOCK = 1024
+"""Draws made at a time."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class Documents:
     grouping: str
     """For people: what is drawn, `281 documents of metadata_dev.tsv` or `997 sentences`."""
 
+    def __post_init__(self) -> None:
+        if not self.sizes.all():
+            raise ValueError("a document without a sentence: numbers are to follow one another")
+
     def __len__(self) -> int:
         return int(self.labels.max()) + 1
 
@@ -32,22 +39,29 @@ class Documents:
         """Sentences a document."""
         return np.bincount(self.labels)
 
-    def membership(self) -> Float32[np.ndarray, "sentence document"]:
-        """1 where a sentence is of a document: `values @ membership` sums over the sentences of each."""
-        return np.eye(len(self), dtype=np.float32)[self.labels]
-
-    def sums(self, hits: np.ndarray) -> np.ndarray:
-        """(..., sentence) bool or packed-free counts -> (..., document) float32 sums over the sentences of each document."""
-        return hits.astype(np.float32) @ self.membership()
+    def sums(self, hits: Bool[np.ndarray, "*cells sentence"]) -> Float32[np.ndarray, "*cells document"]:
+        """Hits summed over the sentences of each document, whole numbers."""
+        order = np.argsort(self.labels, kind="stable")
+        begins = np.cumsum(self.sizes) - self.sizes
+        together = hits if (order[1:] > order[:-1]).all() else hits[..., order]
+        return np.add.reduceat(together, begins, axis=-1, dtype=np.float32)
 
     def draws(self, count: int, seed: int) -> Float32[np.ndarray, "draw document"]:
         """How often each document is in each bootstrap sample of as many documents, drawn with replacement."""
-        number = len(self)
+        number, generator = len(self), np.random.default_rng(seed)
         even = np.full(number, 1 / number)
-        return np.random.default_rng(seed).multinomial(number, even, size=count).astype(np.float32)
+        drawn = np.empty((count, number), dtype=np.float32)
+        for begin in range(0, count, _BLOCK):  # the generator's own numbers take 64 bits each
+            drawn[begin : begin + _BLOCK] = generator.multinomial(number, even, size=len(drawn[begin : begin + _BLOCK]))
+        return drawn
+
+    def halves(self, count: int, seed: int) -> Bool[np.ndarray, "split document"]:
+        """Random splits in two: true for the documents of the first half, which holds the one more of an odd number."""
+        order = np.random.default_rng(seed).random((count, len(self))).argsort(axis=1)
+        return order.argsort(axis=1) < (len(self) + 1) // 2
 
 
-def find_documents(settings: Mapping[str, Any], rows: int, given: str | Path | None = None) -> Documents:
+def find_documents(settings: Mapping[str, Any], rows: int, given: Documents | str | Path | None = None) -> Documents:
     """The documents of the sentences that a result was made from.
 
     Args:
@@ -55,15 +69,24 @@ def find_documents(settings: Mapping[str, Any], rows: int, given: str | Path | N
         rows: sentences a language; where a run was limited, the first of the corpus.
         given: `sentences`, or a file with a header and one line a sentence whose first column names the document;
             None: the corpus's own file (FLORES-200's `metadata_dev.tsv`) in the data folder, else sentences.
+            Documents that were found before are returned.
 
     Raises:
-        AnalysisError: the file cannot be read, or has fewer lines than there are sentences.
+        AnalysisError: the file cannot be read, or its lines do not fit the number of sentences.
     """
-    path = _own_file(settings) if given is None else (None if str(given) == "sentences" else Path(given))
+    if isinstance(given, Documents):
+        if len(given.labels) != rows:
+            raise AnalysisError(
+                f"documents of {len(given.labels)} sentences for a result of {rows}",
+                "one label a sentence",
+                "find the documents of this result",
+            )
+        return given
+    if str(given) == "sentences":
+        return Documents(np.arange(rows), f"{rows} sentences")
+    path = Path(given) if given is not None else _own_file(settings)
     if path is None:
-        return Documents(
-            np.arange(rows), f"{rows} sentences (no documents known)" if given is None else f"{rows} sentences"
-        )
+        return Documents(np.arange(rows), f"{rows} sentences (no documents known)")
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")[1:]
     except (OSError, UnicodeDecodeError) as error:
@@ -72,7 +95,7 @@ def find_documents(settings: Mapping[str, Any], rows: int, given: str | Path | N
             "a UTF-8 file that names each sentence's document",
             "give --documents FILE, or --documents sentences",
         ) from None
-    if len(lines) < rows or (given is not None and len(lines) != rows and not settings.get("limit")):
+    if len(lines) < rows or (len(lines) > rows and not _limited(settings, rows)):
         raise AnalysisError(
             f"{path} with {len(lines)} lines below its header",
             f"one for each of the {rows} sentences",
@@ -81,6 +104,14 @@ def find_documents(settings: Mapping[str, Any], rows: int, given: str | Path | N
     names = [line.split("\t")[0] for line in lines[:rows]]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return Documents(np.array([numbers[name] for name in names]), f"{len(numbers)} documents ({path.name})")
+
+
+def _limited(settings: Mapping[str, Any], rows: int) -> bool:
+    """Whether the sentences are only the first of their corpus: limited on retrieval, or a named corpus cut on extraction."""
+    corpus = settings.get("corpus") or {}
+    name = corpus.get("name")
+    whole = corpus_manifest(name).rows.get(str(corpus.get("split")), 0) if name in corpus_names() else 0
+    return bool(settings.get("limit")) or rows < whole
 
 
 def _own_file(settings: Mapping[str, Any]) -> Path | None:

@@ -54,13 +54,12 @@ class Table:
         if value is None or (isinstance(value, float) and pd.isna(value)) or value is pd.NA:
             return ""
         if column in self.percent:
-            return f"{100 * value:.1f}"
+            return _rounded(100 * value, 1)
         if isinstance(value, float):
-            if column.endswith("_p") or column == "p":
-                return (
-                    f"< {10**-self.digits:.{self.digits}f}" if value < 10**-self.digits else f"{value:.{self.digits}f}"
-                )
-            return f"{value:.{self.digits}f}"
+            least = 10**-self.digits
+            if (column.endswith("_p") or column == "p") and value < least:
+                return f"< {_rounded(least, self.digits)}"
+            return _rounded(value, self.digits)
         return str(value)
 
     def fits_page(self) -> bool:
@@ -179,6 +178,11 @@ class Report:
                 "a folder that `probe correlate`, `compare`, `layers` or `measure` wrote",
                 "run that command again",
             ) from error
+
+
+def _rounded(value: float, digits: int) -> str:
+    """Without the sign of a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _read(path: Path, text: Sequence[str]) -> pd.DataFrame:

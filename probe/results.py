@@ -326,7 +326,9 @@ def _read_mexa(path: Path, codes: Sequence[str]) -> dict[str, np.ndarray]:
     with path.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             name = layer_name(int(row["layer"])) if row["layer"].isdigit() else row["layer"]
-            table = tables.setdefault(name, np.full((len(codes), len(codes)), np.nan))
+            if name not in tables:
+                tables[name] = np.full((len(codes), len(codes)), np.nan)
+            table = tables[name]
             a, b = position[row["lang_a"]], position[row["lang_b"]]
             table[a, b] = table[b, a] = float(row["mexa"])
     return tables

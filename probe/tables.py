@@ -49,11 +49,11 @@ def report_tables(report: Any) -> Group:
 
 
 def _report_table(shown: Any) -> Table:
-    """Numbers stay whole, and so do short words; only long texts are wrapped."""
+    """Numbers and words stay whole; only headings and long texts are wrapped."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for heading in shown.columns:
         numeric = all(cell == "" or cell[-1].isdigit() for cell in shown[heading])
-        longest = max(len(cell) for cell in (heading if numeric else "", *shown[heading]))
+        longest = max(map(len, (*heading.split(), *shown[heading])))
         whole = numeric or longest <= _WHOLE
         table.add_column(heading, justify="right" if numeric else "left", min_width=longest if whole else None)
     for row in shown.itertuples(index=False):

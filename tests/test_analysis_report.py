@@ -44,6 +44,11 @@ def test_people_are_shown_the_chosen_rows_and_columns_rounded(report: Report) ->
     }
 
 
+def test_a_rounded_zero_has_no_sign() -> None:
+    table = Table(pd.DataFrame({"share": [-0.0001], "r": [-0.0001]}), "", percent=("share",))
+    assert table.shown().to_dict("records") == [{"share": "0.0", "r": "0.000"}]
+
+
 def test_a_saved_report_is_read_back_unrounded(report: Report, tmp_path: Path) -> None:
     report.save(tmp_path)
     again = Report.load(tmp_path)
