@@ -199,7 +199,9 @@ def _halves(
 def published_aggregate(result: RetrievalResult) -> PublishedValue | None:
     """The paper's aggregate accuracy (Table 2) of the same model, adapter and languages; None where it printed none."""
     model = result.settings.get("model") or {}
-    return published_retrieval(model.get("name") or "", model.get("adapter"), result.languages)
+    if model.get("adapter") and not model.get("adapter_name"):  # of one's own making
+        return None
+    return published_retrieval(model.get("name") or "", model.get("adapter_name"), result.languages)
 
 
 def _remarks(facts: dict[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ Langs = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="Take the first N sentences only.")]
 Names = Annotated[
-    str | None, typer.Option(help="What to call the inputs, comma-separated; not given: the names of their folders.")
+    str | None, typer.Option(help="What to call the inputs, comma-separated, one for each (of compare, the base first); not given: the names of their folders.")
 ]
 Documents = Annotated[
     str | None,
@@ -395,14 +395,20 @@ def figures(
     ],
     out: Annotated[Path, typer.Option(help="The folder for PDF, PNG and CSV files.")],
     names: Names = None,
-    layer: Annotated[str | None, typer.Option(help="Layer of the heatmaps and gains; not given: the best one.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of the heatmaps, scatters and gains: a number, middle or aggregate; not given: the best one, or the report's own.")] = None,
     order: Annotated[str, typer.Option(help="Languages in heatmaps by family or cluster.")] = "family",
+    documents: Documents = None,
+    draws: Draws = 10_000,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Draw every figure that the inputs allow (PDF, PNG, CSV)."""
     from figures.draw import draw
 
-    files = draw(inputs, out, names=names.split(",") if names else None, layer=layer, order=order)
+    files = draw(
+        inputs, out, names=names.split(",") if names else None, layer=layer, order=order, documents=documents,
+        draws=draws, seed=seed,
+    )  # fmt: skip
     if as_json:
         _print_json({"files": [str(path) for path in files]})
     else:

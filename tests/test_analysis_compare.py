@@ -120,6 +120,7 @@ def test_groups_are_those_of_the_summaries(report: Report, base: RetrievalResult
     for control in ("char", "length"):
         found = row(report.frame("controls"), control=control, group="low")
         assert found["accuracy"] == pytest.approx(summaries[0]["controls"][control]["low"])
+        assert (report.frame("layers").query("group == 'low'")[control] == found["accuracy"]).all()
 
 
 def test_a_result_against_itself_differs_by_nothing(folder: Path, base: RetrievalResult, tmp_path: Path) -> None:

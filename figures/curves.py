@@ -1,0 +1,160 @@
+"""Accuracy by layer, of several results, beside what surface form alone retrieves (the paper's Figure 1a)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from figures.style import COLUMN, CONTROL_DASHES, GREY, SMALL, Line, legend_above, line, paper, percent_axis, sheet
+from probe.errors import AnalysisError
+
+GROUPS = {
+    "mean": "all directions",
+    "low": "low-resource languages",
+    "high": "high-resource languages",
+    "same_script": "same script",
+    "cross_script": "cross script",
+    "to_english": "to English",
+    "from_english": "from English",
+    "aligned": "aligned languages",
+    "not_aligned": "not aligned",
+}
+"""Group of directions or languages -> what people are told."""
+
+RING: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 6,
+    "markerfacecolor": "none",
+    "markeredgecolor": GREY,
+    "markeredgewidth": 0.9,
+}
+
+
+class Peak(NamedTuple):
+    """The best layer of one line, where it is drawn."""
+
+    x: float
+    y: float
+    layer: int
+    look: Line
+
+
+@paper()
+def curves(
+    frame: pd.DataFrame, groups: Sequence[str] = ("mean", "low"), depths: Mapping[str, int] | None = None
+) -> Figure:
+    """One panel a group, one line a result with the band of its interval, its best layer ringed; controls level across.
+
+    Args:
+        frame: rows of (result, layer, series, group, accuracy, low, high), shares in 0..1; layer is NaN where series is a
+            control, `char` or `length`; low and high are NaN where no interval is known.
+        groups: the panels, from left to right; one of which the frame has no accuracy is left out.
+        depths: result -> number of blocks, to draw models of different depth over relative depth; None: the layer's number.
+
+    Raises:
+        AnalysisError: the frame has no accuracy of any of the groups.
+    """
+    known = frame.dropna(subset="accuracy")
+    layered = known[known["series"] == "layers"]
+    shown = [group for group in groups if group in set(layered["group"])]
+    if not shown:
+        raise AnalysisError(
+            f"curves without an accuracy of {', '.join(groups)}",
+            "a finite accuracy at a layer",
+            "choose other languages",
+        )
+    looks = {name: line(number) for number, name in enumerate(dict.fromkeys(frame["result"]))}
+    figure = sheet(COLUMN, 54.0)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, group in zip(panels, shown, strict=True):
+        axes.set_title(GROUPS.get(group, group))
+        draw_controls(axes, known[(known["group"] == group) & (known["series"] != "layers")], looks)
+        peaks = []
+        for name, own in layered[layered["group"] == group].groupby("result", sort=False):
+            look = looks[str(name)]
+            across = own["layer"] / depths[str(name)] * 100 if depths else own["layer"]
+            draw_line(axes, across, own["accuracy"], own["low"], own["high"], look)
+            best = own["accuracy"].argmax()
+            peaks.append(Peak(across.iloc[best], own["accuracy"].iloc[best], int(own["layer"].iloc[best]), look))
+        rings(axes, peaks)
+        layer_axis(axes, "depth (% of the blocks)" if depths else "layer")
+        axes.margins(y=0.12)
+    panels[0].autoscale_view()
+    from_zero(panels[0])
+    percent_axis(panels[0])
+    for axes in panels[1:]:
+        axes.tick_params(labelleft=True)
+    legend_above(figure, [*series_handles(looks), *control_handles(known), best_handle()])
+    return figure
+
+
+def draw_line(axes: Axes, x: pd.Series, y: pd.Series, low: pd.Series, high: pd.Series, look: Line) -> None:
+    """A curve with its markers, thinned to what the eye can tell apart, over the band of its intervals."""
+    axes.fill_between(x, low.astype(float), high.astype(float), color=look.colour, alpha=0.22, linewidth=0)
+    axes.plot(x, y, markevery=max(1, len(x) // 8), **look.keywords())
+
+
+def draw_controls(axes: Axes, controls: pd.DataFrame, looks: Mapping[str, Line]) -> None:
+    """Level lines: grey where all results agree (they share a corpus), else each in its result's colour."""
+    for series, own in controls.groupby("series"):
+        agreed = own["accuracy"].nunique() == 1
+        for name, accuracy in zip(own["result"], own["accuracy"], strict=True):
+            colour = GREY if agreed else looks[name].colour
+            axes.axhline(accuracy, color=colour, linestyle=CONTROL_DASHES[str(series)], linewidth=0.9, zorder=1.5)
+            if agreed:
+                break
+
+
+def rings(axes: Axes, peaks: Sequence[Peak]) -> None:
+    """Mark best layers and write their numbers above, below where a higher one's stands, and not twice at one place."""
+    written: list[Peak] = []
+    for peak in sorted(peaks, key=lambda each: -each.y):
+        near = [each.x for each in written if abs(peak.x - each.x) <= 3 and each.y - peak.y < 0.2 * each.y]
+        (mark,) = axes.plot([peak.x], [peak.y], label="_best", **RING)
+        mark.set_markeredgecolor(peak.look.colour)
+        if peak.x not in near:
+            axes.annotate(
+                str(peak.layer), (peak.x, peak.y), (0, -5 if near else 4.5), textcoords="offset points", ha="center",
+                va="top" if near else "bottom", fontsize=SMALL,
+            )  # fmt: skip
+            written.append(peak)
+
+
+def from_zero(axes: Axes) -> None:
+    """The y axis from 0, with room at its top for a ring and its number."""
+    axes.margins(y=0.12)
+    axes.autoscale_view()
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1e-4))
+
+
+def layer_axis(axes: Axes, label: str = "layer") -> None:
+    """Whole numbers only."""
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 2.5, 4, 5, 8, 10]))
+
+
+def series_handles(looks: Mapping[str, Line]) -> list[Line2D]:
+    """For a legend: the lines by name."""
+    return [Line2D([], [], label=name, **look.keywords()) for name, look in looks.items()]
+
+
+def control_handles(frame: pd.DataFrame) -> list[Line2D]:
+    """For a legend: the controls that the frame has."""
+    present = set(frame["series"])
+    return [
+        Line2D([], [], color=GREY, linestyle=dash, linewidth=0.9, label=f"{name} control")
+        for name, dash in CONTROL_DASHES.items()
+        if name in present
+    ]
+
+
+def best_handle() -> Line2D:
+    """For a legend: the ring."""
+    return Line2D([], [], label="best layer", **RING)
