@@ -77,7 +77,7 @@ class Accuracies:
             self.name,
             tuple(codes),
             self.layers,
-            self.values[(slice(None), *square)],
+            self.values[:, chosen][:, :, chosen],
             self.rows,
             self.depth,
             {name: table[square] for name, table in self.controls.items()},

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.choice import published_aggregate
 from analysis.accuracies import language_means
+from analysis.choice import published_aggregate
 from analysis.documents import Documents, find_documents
 from analysis.report import Report, Table
 from analysis.resample import LEVEL, Bootstrap, Means, hit_sums, load_result
