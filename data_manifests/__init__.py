@@ -20,9 +20,12 @@ __all__ = [
     "corpus_manifest",
     "corpus_names",
     "data_folder",
+    "language",
     "language_aliases",
     "language_sets",
     "languages",
+    "recipe_names",
+    "recipe_text",
     "text_digests",
 ]
 
@@ -116,6 +119,11 @@ def languages() -> dict[str, Language]:
     return {row["code"]: Language(**row) for row in _language_file()["languages"]}
 
 
+def language(code: str) -> Language | None:
+    """The language of a code; None where it is not one of ours."""
+    return languages().get(code)
+
+
 @cache
 def language_sets() -> dict[str, tuple[str, ...]]:
     """The named sets, in their own order: `paper35`, `slots20`, `mt9`, `weakest5`."""
@@ -158,6 +166,16 @@ def corpus_manifest(name: str) -> CorpusManifest:
         codes = tuple(listed)
     sources = tuple(Source(**source) for source in fields.pop("sources"))
     return CorpusManifest(name=name, languages=codes, sources=sources, **fields)
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The training recipes that come with midprobe, sorted."""
+    return tuple(sorted(path.stem for path in (data_folder() / "recipes").glob("*.yaml")))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of one of them."""
+    return (data_folder() / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 @cache

@@ -72,7 +72,8 @@ def default_is_narrow() -> bool:
 @contextlib.contextmanager
 def fast_linears(weights: torch.Tensor) -> Iterator[None]:
     """Linear layers run through oneDNN inside, where that is the faster way for weights of this dtype and device."""
-    inference = not torch.is_grad_enabled()  # oneDNN's tensors have no backward through a reshape
+    # oneDNN's tensors have no backward through a reshape, and autocast would narrow what this computes in float32.
+    inference = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     if inference and weights.device.type == "cpu" and weights.dtype == torch.float32 and default_is_narrow():
         with _OneDNNLinears():
             yield

@@ -32,3 +32,7 @@ class RetrievalError(ProbeError):
 
 class AnalysisError(ProbeError):
     """Results, scores or reports that do not fit each other, or in which a statistic is undefined."""
+
+
+class AlignError(ProbeError):
+    """Training or merging that cannot be."""

@@ -19,7 +19,7 @@ from torch import nn
 from data_manifests import languages
 from probe.device import fast_linears
 from probe.errors import ModelError
-from probe.tiny import tiny_model, tiny_tokenizer
+from probe.tiny import tiny_causal_model, tiny_model, tiny_tokenizer
 
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "config.json", "adapter_config.json", "*.py")
 """What decides the hidden states of a local folder; transformers attaches an adapter that lies there by itself."""
@@ -34,7 +34,7 @@ class ModelSource:
     skeleton: Any
     """The base model on the meta device: its structure without memory."""
     identity: Mapping[str, Any]
-    """Model id with resolved revision or weights digest, adapter digest, tokenizer digest: goes into the store's manifest."""
+    """Model id with resolved revision or weights digest, adapter digest (and hub id), tokenizer digest: goes into the store's manifest."""
     trust_remote_code: bool = False
 
     @cached_property
@@ -127,11 +127,18 @@ def open_model(
         "revision": resolved,
         "weights": weights,
         "adapter": adapter and folder_digest(adapter, ("adapter_config.json", "adapter_model.*")),
+        "adapter_name": adapter and _hub_name(adapter),
         "tokenizer": tokenizer_digest(tokenizer),
     }
     source = ModelSource(name, tokenizer, skeleton, identity, trust_remote_code)
     refuse_leaky_blocks(skeleton)
     return source
+
+
+def _hub_name(folder: Path) -> str | None:
+    """The repository of a folder in the hub's cache (`models--owner--name/snapshots/...`); None for any other folder."""
+    names = [part for part in folder.parts if part.startswith("models--")]
+    return names[-1].removeprefix("models--").replace("--", "/") if names else None
 
 
 def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device, spread: bool = False) -> LoadedModel:
@@ -148,16 +155,55 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device, sp
         return LoadedModel(tiny.to(device=device, dtype=dtype), source.tokenizer)
     from transformers import AutoModel
 
+    model, missing = _read_weights(AutoModel, source, dtype, device, spread)
+    probed = _encoder(model)
+    _refuse_random_weights(source.name, model, probed, missing)
+    return LoadedModel(probed.eval(), source.tokenizer)
+
+
+def has_lm_head(source: ModelSource) -> bool:
+    """Whether the model was saved as one that predicts the next token: not as an encoder, a bare base or a classifier."""
+    if source.name.startswith("builtin:"):
+        return True
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = source.skeleton.config
+    headed = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    return headed in (config.architectures or ()) or "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+
+
+def load_causal(source: ModelSource, dtype: torch.dtype, device: torch.device) -> tuple[Any, LoadedModel]:
+    """Load the weights with the LM head.
+
+    Returns:
+        The causal language model, and the base model inside it, which shares its modules.
+
+    Raises:
+        ModelError: weights that cannot be loaded, or that leave a block or the head random.
+    """
+    if source.name.startswith("builtin:"):
+        tiny: Any = tiny_causal_model()
+        model = tiny.to(device=device, dtype=dtype)
+    else:
+        from transformers import AutoModelForCausalLM
+
+        model, missing = _read_weights(AutoModelForCausalLM, source, dtype, device)
+        _refuse_random_weights(source.name, model, model, missing)
+    return model.eval(), LoadedModel(model.base_model, source.tokenizer)
+
+
+def _read_weights(
+    auto: Any, source: ModelSource, dtype: torch.dtype, device: torch.device, spread: bool = False
+) -> tuple[Any, Collection[str]]:
+    """The model of an auto class, and the names of the weights that its files lack."""
     options: dict[str, Any] = {"revision": source.identity["revision"], "trust_remote_code": source.trust_remote_code}
     if spread and device.type == "cuda" and _needs_several_gpus(source.skeleton, dtype):
         options["device_map"] = "auto"
     elif device.type == "cuda":
         options["device_map"] = {"": device}
     with _one_line(f"--model {source.name}", "weights that transformers can load"):
-        model, info = AutoModel.from_pretrained(source.name, dtype=dtype, output_loading_info=True, **options)
-    probed = _encoder(model)
-    _refuse_random_weights(source.name, model, probed, info["missing_keys"])
-    return LoadedModel(probed.eval(), source.tokenizer)
+        model, info = auto.from_pretrained(source.name, dtype=dtype, output_loading_info=True, **options)
+    return model, info["missing_keys"]
 
 
 def _load_config_and_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:

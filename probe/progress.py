@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -94,3 +95,41 @@ class RetrievalProgress:
         if layer not in self._tasks:
             self._tasks[layer] = self._bar.add_task(layer, total=total)
         self._bar.update(self._tasks[layer], completed=done)
+
+
+class TrainingProgress:
+    """Updates done, the losses of the last one and of the last evaluation; usable as `observe` of `align.train.train`."""
+
+    def __init__(self, updates: int) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("updates, {task.fields[losses]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("train", total=updates, losses="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, note: Mapping[str, Any]) -> None:
+        if "development" in note:
+            best = ", the best so far" if note["best"] else ""
+            self._console.print(
+                f"update {note['update']}: development {_losses(note['development'])}{best}", soft_wrap=True
+            )
+        else:
+            self._bar.update(self._task, completed=note["update"], losses=_losses(note))
+
+
+def _losses(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {values[name]:.3f}" for name in ("task", "align") if name in values)

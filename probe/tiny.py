@@ -45,3 +45,16 @@ def tiny_model(hidden: int = 64, blocks: int = 4, heads: int = 4) -> PreTrainedM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return LlamaModel(config).eval()
+
+
+def tiny_causal_model() -> PreTrainedModel:
+    """`tiny_model` below an LM head that shares the weights of its embeddings."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    base = tiny_model()
+    config = LlamaConfig(**{**base.config.to_dict(), "tie_word_embeddings": True})
+    with torch.random.fork_rng(devices=[]):
+        headed = LlamaForCausalLM(config).eval()
+    headed.model.load_state_dict(base.state_dict())
+    return headed
