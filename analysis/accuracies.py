@@ -11,12 +11,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from data_manifests import language
 from data_manifests import languages as known_languages
 from probe.corpus import resolve_languages
 from probe.errors import AnalysisError
 from probe.results import RetrievalResult
 
 MIDDLE, AGGREGATE = "middle", "aggregate"
+_ENGLISH = {"to-english": "to:eng_Latn", "from-english": "from:eng_Latn"}
+_ROUNDED = 1e-3
+"""How far a table's accuracy may be from its correct / n: one printed as percent with one decimal is."""
 _COLUMNS = ("layer", "src", "tgt", "n", "correct", "accuracy")
 
 
@@ -66,36 +70,27 @@ class Accuracies:
         """
         path = Path(path)
         if path.is_dir():
-            return cls.of_result(RetrievalResult.load(path), path.resolve().name)
+            return cls.of_result(RetrievalResult.load(path), own_name(path))
         return _read_table(path)
-
-    def of_languages(self, codes: Sequence[str]) -> Accuracies:
-        """The same among some of the languages only, in the order asked for."""
-        chosen = [self.languages.index(code) for code in codes]
-        square = np.ix_(chosen, chosen)
-        return Accuracies(
-            self.name,
-            tuple(codes),
-            self.layers,
-            self.values[:, chosen][:, :, chosen],
-            self.rows,
-            self.depth,
-            {name: table[square] for name, table in self.controls.items()},
-            {code: self.tokens[code] for code in codes if code in self.tokens},
-            self.settings,
-        )
 
     def at(self, layer: int | str) -> Float[np.ndarray, "source target"]:
         """Of a block's number, `middle` (half of the blocks: 16 of 32), `aggregate` (the paper's, section 4.2: the mean of the even
         layers, 0 left out), or a control's name.
 
         Raises:
-            AnalysisError: the layer was not retrieved, or the model's depth is not known.
+            AnalysisError: the layer was not retrieved, the model's depth is not known, or it has no even layer but 0.
         """
         if isinstance(layer, str) and layer in self.controls:
             return self.controls[layer]
         if layer == AGGREGATE:
-            return np.mean([self.at(each) for each in range(2, self._known_depth(AGGREGATE) + 1, 2)], axis=0)
+            even = range(2, self._known_depth(AGGREGATE) + 1, 2)
+            if not even:
+                raise AnalysisError(
+                    f"{AGGREGATE} of {self.name}, whose model has one block",
+                    "two blocks or more: it is the mean of the even layers, 0 left out",
+                    "give the layer's number with --layer",
+                )
+            return np.mean([self.at(each) for each in even], axis=0)
         if layer == MIDDLE:
             return self.at(self.middle())
         if layer not in self.layers:
@@ -107,12 +102,12 @@ class Accuracies:
         return self.values[self.layers.index(int(layer))]
 
     def middle(self) -> int:
-        """The output of the block halfway: 16 of 32, 14 of 28.
+        """As of `middle_layer`.
 
         Raises:
             AnalysisError: the model's depth is not known.
         """
-        return self._known_depth(MIDDLE) // 2
+        return middle_layer(self._known_depth(MIDDLE))
 
     def _known_depth(self, wanted: str) -> int:
         if not self.depth:
@@ -122,6 +117,90 @@ class Accuracies:
                 "give the layer's number with --layer",
             )
         return self.depth
+
+
+def middle_layer(depth: int) -> int:
+    """The output of the block halfway: 16 of 32, 14 of 28."""
+    return depth // 2
+
+
+def layer_number(text: str) -> int | None:
+    """The layer that an option gives as a plain decimal number; None where it is none."""
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def own_name(path: str | Path) -> str:
+    """What an input is called unless people say otherwise: its folder's name, or its file's without the suffix."""
+    path = Path(path)
+    return path.stem if path.is_file() else path.resolve().name
+
+
+def labelled(paths: Sequence[str | Path], names: Sequence[str] | None) -> list[str]:
+    """What inputs are called.
+
+    Args:
+        names: one each, in the order of the paths; None: their own names.
+
+    Raises:
+        AnalysisError: too few or too many names, an empty one, or one that stands for two inputs.
+    """
+    if names is not None and (len(names) != len(paths) or not all(names)):
+        raise AnalysisError(
+            f"{len(names)} names for {len(paths)} inputs (--names {','.join(names)})",
+            "one for each, in the order of the inputs",
+            "give --names a,b,…",
+        )
+    labels = list(names) if names is not None else [own_name(path) for path in paths]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise AnalysisError(f"two inputs named {twice}", "a name of its own for each", "give --names a,b,…")
+    return labels
+
+
+def named_languages(given: str, told: str, available: Sequence[str]) -> tuple[str, ...]:
+    """The codes that an option names, by code, alias or set, in its order.
+
+    Args:
+        told: the option as it was given, for the message.
+        available: the languages of the result.
+
+    Raises:
+        AnalysisError: none is named, or one that the result lacks.
+        CorpusError: a name that is no language.
+    """
+    if not given.strip(", "):
+        raise AnalysisError(f"{told!r} without a language", "one at least", "give codes such as eng_Latn,deu_Latn")
+    codes = (
+        tuple(available)
+        if given == "all"
+        else resolve_languages(given, tuple({*available, *known_languages()}), "the result")
+    )
+    lacking = [code for code in codes if code not in available]
+    if lacking:
+        raise AnalysisError(
+            f"{told}, but the result lacks {', '.join(lacking[:5])}{' …' if lacking[5:] else ''}",
+            f"some of its {len(available)} languages",
+            f"leave the others out of {told.split()[0]}",
+        )
+    return codes
+
+
+def resolved_relation(relation: str, languages: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The role of a language in a relation (`all`, `to`, `from`), and the codes of those it is related to (of `all`, none).
+
+    Raises:
+        AnalysisError: an unknown relation, or languages that the result lacks.
+    """
+    if relation == "all":
+        return relation, ()
+    role, _, listed = _ENGLISH.get(relation, relation).partition(":")
+    if role not in ("to", "from") or not listed:
+        raise AnalysisError(
+            f"--relation {relation}",
+            "all, to-english, from-english, to:a,b or from:a,b",
+            "give for example --relation from:en,zh",
+        )
+    return role, named_languages(listed, f"--relation {relation}", languages)
 
 
 def language_means(
@@ -138,20 +217,13 @@ def language_means(
 
     Raises:
         AnalysisError: an unknown relation, or languages that the table does not hold.
+        CorpusError: a name that is no language.
     """
-    if relation == "all":
+    role, related = resolved_relation(relation, languages)
+    if role == "all":
         both = np.concatenate([table, np.swapaxes(table, -1, -2)], axis=-1)
         return np.nanmean(both, axis=-1)
-    role, _, listed = {"to-english": "to:eng_Latn", "from-english": "from:eng_Latn"}.get(relation, relation).partition(
-        ":"
-    )
-    if role not in ("to", "from") or not listed:
-        raise AnalysisError(
-            f"--relation {relation}",
-            "all, to-english, from-english, to:a,b or from:a,b",
-            "give for example --relation from:en,zh",
-        )
-    others = [list(languages).index(code) for code in resolve_languages(listed, languages, "the result")]
+    others = [list(languages).index(code) for code in related]
     chosen = table[..., :, others] if role == "to" else np.swapaxes(table, -1, -2)[..., :, others]
     counted = np.isfinite(chosen).sum(axis=-1)
     return np.where(counted > 0, np.nansum(chosen, axis=-1) / np.maximum(counted, 1), np.nan)
@@ -178,16 +250,25 @@ def _read_table(path: Path) -> Accuracies:
             f"{path} without {', '.join(missing) or 'rows'}", expected, "give the folder that `probe retrieve` wrote"
         )
     try:
-        table = table.astype({"layer": int, "n": int, "accuracy": float, "src": str, "tgt": str})
+        table = table.astype(dict.fromkeys(("layer", "n", "correct", "accuracy"), float) | {"src": str, "tgt": str})
     except ValueError as error:
         raise AnalysisError(f"{path}: {error}", expected, "mend the table") from None
-    outside = table[~table["accuracy"].between(0, 1)]
-    if len(outside):
-        raise AnalysisError(
-            f"{path}: accuracy {outside['accuracy'].iloc[0]} in row {outside.index[0] + 2}",
-            "shares in 0..1",
-            "divide percent by 100",
-        )
+    for column, sound, wanted, next_step in (
+        ("layer", (table["layer"] % 1 == 0) & (table["layer"] >= 0), "whole numbers from 0 on", "mend the table"),
+        ("n", (table["n"] % 1 == 0) & (table["n"] >= 1), "whole numbers from 1 on", "mend the table"),
+        ("accuracy", table["accuracy"].between(0, 1), "shares in 0..1", "divide percent by 100"),
+        (
+            "accuracy",
+            (table["accuracy"] - table["correct"] / table["n"]).abs() <= _ROUNDED,
+            "correct / n of that row",
+            "mend the table, or give the folder that `probe retrieve` wrote",
+        ),
+    ):
+        if not sound.all():
+            row = table[~sound].iloc[0]
+            told = f"{path}: {column} {row[column]:g} in row {row.name + 2}"
+            raise AnalysisError(f"{told} ({row['src']} to {row['tgt']})", wanted, next_step)
+    table = table.astype({"layer": int, "n": int})
     codes = sorted({*table["src"], *table["tgt"]})
     layers = sorted(set(table["layer"]))
     index = table["layer"].map(layers.index), table["src"].map(codes.index), table["tgt"].map(codes.index)
@@ -204,13 +285,7 @@ def _read_table(path: Path) -> Accuracies:
     return Accuracies(path.stem, tuple(codes), tuple(layers), values, int(table["n"].iloc[0]), None)
 
 
-def name_of(code: str) -> str:
-    """A language's English name, or the code itself where it is not one of ours."""
-    language = known_languages().get(code)
-    return language.name if language else code
-
-
 def short_name(code: str) -> str:
     """What labels a language in a figure: its ISO 639-1 code where it has one, else ISO 639-3 or the code itself."""
-    language = known_languages().get(code)
-    return (language.iso639_1 or language.iso639_3) if language else code
+    known = language(code)
+    return (known.iso639_1 or known.iso639_3) if known else code

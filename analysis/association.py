@@ -16,6 +16,7 @@ from scipy import stats
 EXACT_LIMIT = 8
 """Largest number of languages all of whose orders are enumerated: 8! = 40,320."""
 CONFIDENCE = 0.95
+"""Coverage of every interval that is reported, whatever its kind."""
 
 _TIE = 1e-9
 """Correlations nearer than this are the same one: rounding moves them by far less. A correlation has no unit."""

@@ -11,17 +11,31 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
+from analysis.accuracies import own_name
+from analysis.association import CONFIDENCE
 from analysis.curves import curve
 from analysis.documents import Documents, find_documents
 from analysis.report import Report, Table
-from analysis.resample import LEVEL, Bootstrap, Means, load_result, mean_sums
+from analysis.resample import GROUPS, Bootstrap, Means, load_result, mean_sums
 from data_manifests.published import PublishedValue, published_retrieval
 from probe.errors import AnalysisError
 from probe.results import RetrievalResult
 
-GROUPS = ("mean", "same_script", "cross_script", "to_english", "from_english", "high", "low")
+CHOICES = ("mean", "same_script", "cross_script", "to_english", "from_english", "high", "low")
+"""Groups in which a layer can be best."""
 SPLITS = 200
 """Random splits of the documents in two halves; each is used both ways."""
+_AS_PUBLISHED = {
+    "k": 4,
+    "margin": "ratio",
+    "pooling": "mean",
+    "final_norm": "model",
+    "name": "flores200",
+    "split": "dev",
+    "centre": False,
+    "rows": 997,
+}
+"""How the paper's retrieval was made (section 4.2)."""
 
 
 def choose_layer(
@@ -53,12 +67,12 @@ def choose_layer(
         AnalysisError: a bare table, an unknown group, or one without directions, or documents that do not fit.
         RetrievalError: the folder holds no readable result.
     """
-    name = "result" if isinstance(result, RetrievalResult) else Path(result).resolve().name
+    name = "result" if isinstance(result, RetrievalResult) else own_name(result)
     found = result if isinstance(result, RetrievalResult) else load_result(result)
     means = Means.of_groups(found.languages)
     _check_group(by, means, name)
     bootstrap = Bootstrap.of(find_documents(found.settings, found.rows, documents), draws, seed)
-    sums = dict(mean_sums(found, bootstrap.documents, means))
+    sums = mean_sums(found, bootstrap.documents, means)
     curves = curve(name, sums, means, bootstrap)
 
     layers = sorted(found.layers)
@@ -84,7 +98,7 @@ def choose_layer(
         "grouping": bootstrap.documents.grouping,
         "draws": draws,
         "seed": seed,
-        "level": LEVEL,
+        "confidence": CONFIDENCE,
         "store": found.settings.get("store"),
     }
     return Report(
@@ -101,8 +115,8 @@ def choose_layer(
 
 
 def _check_group(by: str, means: Means, name: str) -> None:
-    if by not in GROUPS:
-        raise AnalysisError(f"--by {by}", f"one of {', '.join(GROUPS)}", "give one of these")
+    if by not in CHOICES:
+        raise AnalysisError(f"--by {by}", f"one of {', '.join(CHOICES)}", "give one of these")
     if by not in means.names:
         raise AnalysisError(
             f"--by {by} of {name}, whose languages have no such direction",
@@ -118,14 +132,13 @@ def _layer_table(
     of_layers = curves[curves["series"] == "layers"]
     wide = of_layers.pivot(index="layer", columns="group", values=["accuracy", "low", "high"]).loc[layers]
     table = pd.DataFrame({"layer": layers})
-    for group in GROUPS:
+    for group in CHOICES:
         table[group] = wide["accuracy", group].to_numpy() if ("accuracy", group) in wide else np.nan
     for group in dict.fromkeys(("mean", by)):
         table[f"{group}_low"], table[f"{group}_high"] = wide["low", group].to_numpy(), wide["high", group].to_numpy()
     ranks = ranks_of(shares)
-    best = ranks == 1
-    table["won"] = (best / best.sum(axis=0)).mean(axis=1)
-    tails = np.quantile(ranks, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1, method="inverted_cdf")
+    table["won"] = wins(shares).mean(axis=1)
+    tails = np.quantile(ranks, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1, method="inverted_cdf")
     table["rank_low"], table["rank_high"] = tails.astype(int)
     controls = curves[(curves["series"] != "layers") & (curves["group"] == by)].set_index("series")["accuracy"]
     for control in ("char", "length"):
@@ -136,6 +149,12 @@ def _layer_table(
 def ranks_of(shares: Float[np.ndarray, "layer draw"]) -> Int[np.ndarray, "layer draw"]:
     """The rank of each layer in each draw: 1 + the number of layers that are better, so that a tie has the better rank."""
     return rankdata(-shares, method="min", axis=0).astype(np.int64)
+
+
+def wins(shares: Float[np.ndarray, "layer draw"]) -> Float[np.ndarray, "layer draw"]:
+    """How much of each draw a layer wins: 1 where it is best alone; layers that tie for best share the draw."""
+    best = ranks_of(shares) == 1
+    return best / best.sum(axis=0)
 
 
 def _best(row: pd.Series, by: str) -> dict[str, Any]:
@@ -154,7 +173,7 @@ def _inside(layers: list[int], best: int, shares: Float[np.ndarray, "layer draw"
     """Whether the best layer is neither the embeddings nor the last one, and in what share of draws."""
     last = depth or layers[-1]
     within = np.array([0 < layer < last for layer in layers])
-    return {"last": last, "inside": bool(within[best]), "inside_share": float(within[shares.argmax(axis=0)].mean())}
+    return {"last": last, "inside": bool(within[best]), "inside_share": float(wins(shares)[within].sum(axis=0).mean())}
 
 
 def _above_char(
@@ -174,7 +193,11 @@ def _above_char(
 def _halves(
     layers: list[int], hits: Float[np.ndarray, "layer document"], directions: float, bootstrap: Bootstrap
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The layers chosen on one half of the documents (the first on ties), tested on the other: a layer a row, and all in all."""
+    """The layers chosen on one half of the documents (the first on ties), tested on the other: a layer a row, and all in all.
+
+    All in all the best layer of the other half is no finding of its own: every half is once the one and once the other, so that
+    its mean accuracy is that of the chosen layers where they were chosen.
+    """
     first = bootstrap.documents.halves(SPLITS, bootstrap.seed)
     half = np.concatenate([first, ~first]).T.astype(np.float64)
     counted = bootstrap.documents.sizes * directions
@@ -191,25 +214,32 @@ def _halves(
     by_layer = tried.groupby("layer")
     halves = by_layer.mean().reset_index()
     halves.insert(1, "chosen", by_layer.size().to_numpy() / len(tried))
-    chosen, tested, best = (float(tried[name].mean()) for name in tried.columns[1:])
-    overall = {"splits": SPLITS, "chosen": chosen, "tested": tested, "best": best}
-    return halves, overall | {"optimism": chosen - tested, "regret": best - tested}
+    chosen, tested = (float(tried[name].mean()) for name in ("accuracy_chosen", "accuracy_tested"))
+    return halves, {"splits": SPLITS, "chosen": chosen, "tested": tested, "optimism": chosen - tested}
 
 
 def published_aggregate(result: RetrievalResult) -> PublishedValue | None:
-    """The paper's aggregate accuracy (Table 2) of the same model, adapter and languages; None where it printed none."""
-    model = result.settings.get("model") or {}
+    """The paper's aggregate accuracy (Table 2) of the same model, adapter and languages; None where it printed none, or where the
+    result was made in another way than the paper's: other sentences, search, pooling or norm.
+    """
+    settings = result.settings
+    corpus = settings.get("corpus") or {}
+    made = {
+        **{name: settings.get(name) for name in ("k", "margin", "pooling", "final_norm")},
+        **{name: corpus.get(name) for name in ("name", "split")},
+        "centre": bool(settings.get("centre")),
+        "rows": result.rows,
+    }
+    if made != _AS_PUBLISHED:
+        return None
+    model = settings.get("model") or {}
     if model.get("adapter") and not model.get("adapter_name"):  # of one's own making
         return None
     return published_retrieval(model.get("name") or "", model.get("adapter_name"), result.languages)
 
 
 def _remarks(facts: dict[str, Any]) -> list[str]:
-    what = {
-        "mean": "over all directions",
-        "high": "of high-resource languages",
-        "low": "of low-resource languages",
-    }.get(facts["by"], f"over {_told(facts['by'])} directions")
+    what = f"over {GROUPS[facts['by']]}"
     interval = f"95 % interval {100 * facts['low']:.1f} to {100 * facts['high']:.1f} %"
     accuracy, halves = f"{100 * facts['accuracy']:.1f} %", facts["halves"]
     if len(facts["layers"]) == 1:
@@ -225,8 +255,7 @@ def _remarks(facts: dict[str, Any]) -> list[str]:
             f"{'It lies' if facts['inside'] else 'It does not lie'} strictly inside the network (neither layer 0 nor "
             f"{facts['last']}); the best layer does in {100 * facts['inside_share']:.1f} % of draws.",
             f"Chosen on one half of the documents and tested on the other ({halves['splits']} splits, both ways): "
-            f"{100 * halves['chosen']:.2f} % where chosen, {100 * halves['tested']:.2f} % where tested, "
-            f"{100 * halves['best']:.2f} % for the best layer there.",
+            f"{100 * halves['chosen']:.2f} % where chosen, {100 * halves['tested']:.2f} % where tested.",
         ]
     remarks += _beside_char(facts["char"])
     if (published := facts["published_aggregate"]) and facts["aggregate"] is not None:
@@ -249,19 +278,14 @@ def _beside_char(char: dict[str, float] | None) -> list[str]:
     ]
 
 
-def _told(group: str) -> str:
-    return {"high": "high-resource", "low": "low-resource"}.get(group, group.replace("_", " "))
-
-
 def _shown_layers(table: pd.DataFrame, by: str, name: str) -> Table:
-    shown = {"layer": "layer"}
-    for group in dict.fromkeys(("mean", by)):
-        shown |= {group: _told(group), f"{group}_low": f"{_told(group)} from", f"{group}_high": f"{_told(group)} to"}
-    shown |= {group: _told(group) for group in ("same_script", "cross_script", "low") if table[group].notna().any()}
+    others = [group for group in ("mean", "same_script", "cross_script", "low") if table[group].notna().any()]
+    shown = {"layer": "layer", by: GROUPS[by], f"{by}_low": "from", f"{by}_high": "to"}
+    shown |= {group: GROUPS[group] for group in others if group != by}
     shown |= {"won": "wins", "rank_low": "rank from", "rank_high": "rank to", "char": "char", "length": "length"}
     return Table(
         table,
-        f"Accuracy of {name} by layer (%), with 95 % intervals; the share of draws in which a layer is best by {_told(by)} (%), "
+        f"Accuracy of {name} by layer (%); over {GROUPS[by]} with its 95 % interval, the share of draws in which a layer is best (%), "
         "the 95 % interval of its rank, and what the controls retrieve.",
         shown,
         tuple(column for column in table if column not in ("layer", "rank_low", "rank_high")),
@@ -271,7 +295,7 @@ def _shown_layers(table: pd.DataFrame, by: str, name: str) -> Table:
 def _shown_halves(halves: pd.DataFrame, by: str) -> Table:
     return Table(
         halves,
-        f"Layers chosen by {_told(by)} on one half of the documents: how often (%), their mean accuracy there (%), on the other half, and "
+        f"Layers chosen over {GROUPS[by]} on one half of the documents: how often (%), their mean accuracy there (%), on the other half, and "
         "the best layer's on the other half.",
         {
             "layer": "layer",

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.accuracies import language_means
+from analysis.accuracies import labelled, language_means, layer_number, named_languages
+from analysis.association import CONFIDENCE
 from analysis.choice import published_aggregate
 from analysis.documents import Documents, find_documents
 from analysis.report import Report, Table
-from analysis.resample import LEVEL, Bootstrap, Means, hit_sums, load_result
-from probe.corpus import resolve_languages
+from analysis.resample import GROUPS, Bootstrap, Means, hit_sums, load_result
 from probe.errors import AnalysisError
 from probe.results import RetrievalResult, resource_groups
 
@@ -58,10 +58,13 @@ def compare(
             them lacks, names that do not fit.
         RetrievalError: a folder holds no readable result.
     """
-    labels = _labels([base, *others], names)
+    if not others:
+        raise AnalysisError(f"{base} alone", "a base and one result or more", "give the results to compare with it")
+    labels = labelled([base, *others], names)
     first, *rest = (load_result(path) for path in (base, *others))
     for name, other in zip(labels[1:], rest, strict=True):
-        _check_alike(labels[0], first, name, other)
+        if (reason := check_alike(labels[0], first, name, other)) is not None:
+            raise AnalysisError(*reason)
     layers = _chosen_layers(layer, dict(zip(labels, (first, *rest), strict=True)))
     bootstrap = Bootstrap.of(find_documents(first.settings, first.rows, documents), draws, seed)
     trained = _aligned_masks(aligned, first.languages)
@@ -94,7 +97,7 @@ def compare(
         "grouping": bootstrap.documents.grouping,
         "draws": draws,
         "seed": seed,
-        "level": LEVEL,
+        "confidence": CONFIDENCE,
     }
     remarks = [
         *(_told_change(name, tables["layers"], shown) for name in labels[1:]),
@@ -111,54 +114,49 @@ def compare(
 # ---- what may be compared ----------------------------------------------------------------------------------------
 
 
-def _labels(paths: Sequence[str | Path], names: Sequence[str] | None) -> list[str]:
-    if len(paths) < 2:
-        raise AnalysisError(f"{paths[0]} alone", "a base and one result or more", "give the results to compare with it")
-    if names is not None and len(names) != len(paths):
-        raise AnalysisError(
-            f"{len(names)} names for {len(paths)} results", "one for each, the base first", "give --names base,other,…"
-        )
-    labels = list(names) if names is not None else [Path(path).resolve().name for path in paths]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise AnalysisError(f"two results named {twice}", "a name of its own for each", "give --names base,other,…")
-    return labels
+class Unlike(NamedTuple):
+    """Why two results cannot be compared, as an `AnalysisError` tells it."""
+
+    given: str
+    expected: str
+    next_step: str
 
 
-def _check_alike(base_name: str, base: RetrievalResult, name: str, other: RetrievalResult) -> None:
-    """Refuse results that did not search the same sentences in the same way."""
+def check_alike(base_name: str, base: RetrievalResult, name: str, other: RetrievalResult) -> Unlike | None:
+    """The first reason why two results did not search the same sentences in the same way; None where they did.
+
+    Sentences are the same where the texts of the result's languages are, however many languages the corpus had, and whether
+    or not a limit left them.
+    """
     only = sorted({*base.languages} ^ {*other.languages})
     if only:
         having = base_name if only[0] in base.languages else name
-        raise AnalysisError(
-            f"{base_name} and {name} with other languages: {', '.join(only[:5])}{' …' if only[5:] else ''} ({only[0]} only in {having})",
+        return Unlike(
+            f"{base_name} and {name} have other languages: {', '.join(only[:5])}{' …' if only[5:] else ''} ({only[0]} only in {having})",
             "the same languages in both",
             "run `probe retrieve` with the same --langs",
         )
-
-    def refuse(what: str, left: Any, right: Any) -> None:
-        if left != right:
-            raise AnalysisError(
-                f"{what} {left} in {base_name} but {right} in {name}",
+    left, right = base.settings.get("corpus") or {}, other.settings.get("corpus") or {}
+    measured: dict[str, tuple[Any, Any]] = {"rows": (base.rows, other.rows)}
+    measured |= {key: (base.settings.get(key), other.settings.get(key)) for key in ("k", "margin")}
+    if left and right:
+        measured |= {"corpus": (left.get("name"), right.get("name")), "split": (left.get("split"), right.get("split"))}
+    for what, (one, another) in measured.items():
+        if one != another:
+            return Unlike(
+                f"{what} {one} in {base_name} but {another} in {name}",
                 "results that searched the same sentences in the same way",
                 f"run `probe retrieve` again with the same {what}",
             )
-
-    refuse("rows", base.rows, other.rows)
-    for setting in ("k", "margin"):
-        refuse(setting, base.settings.get(setting), other.settings.get(setting))
-    left, right = base.settings.get("corpus") or {}, other.settings.get("corpus") or {}
-    if left and right:
-        refuse("corpus", left.get("name"), right.get("name"))
-        refuse("split", left.get("split"), right.get("split"))
-        digests = left.get("digests") or {}, right.get("digests") or {}
-        for code in base.languages:
-            if digests[0].get(code) != digests[1].get(code):
-                raise AnalysisError(
-                    f"{code} has another text in {base_name} than in {name}",
-                    "results that searched the same sentences",
-                    "run `probe extract` and `probe retrieve` again on one corpus",
-                )
+    texts = left.get("digests") or {}, right.get("digests") or {}
+    for code in base.languages:
+        if all(code in digests for digests in texts) and texts[0][code] != texts[1][code]:
+            return Unlike(
+                f"{code} has another text in {base_name} than in {name}",
+                "results that searched the same sentences",
+                "run `probe extract` and `probe retrieve` again on one corpus",
+            )
+    return None
 
 
 def _chosen_layers(layer: int | str, results: Mapping[str, RetrievalResult]) -> list[int]:
@@ -176,7 +174,7 @@ def _chosen_layers(layer: int | str, results: Mapping[str, RetrievalResult]) -> 
                 )
         return sorted(base.layers)
     for name, result in results.items():
-        if not str(layer).isdigit() or int(layer) not in result.layers:
+        if layer_number(str(layer)) not in result.layers:
             raise AnalysisError(
                 f"layer {layer}, which {name} does not have",
                 f"all, or one of {', '.join(map(str, sorted(result.layers)))}",
@@ -189,7 +187,7 @@ def _aligned_masks(aligned: str | None, codes: Sequence[str]) -> dict[str, np.nd
     """`aligned` and `not_aligned` -> (language,) bool; nothing where none were named."""
     if aligned is None:
         return {}
-    chosen = np.isin(codes, resolve_languages(aligned, codes, "the results"))
+    chosen = np.isin(codes, named_languages(aligned, f"--aligned {aligned}", codes))
     return {"aligned": chosen, "not_aligned": ~chosen}
 
 
@@ -338,9 +336,7 @@ def _spread(languages: pd.DataFrame, members: Mapping[str, np.ndarray]) -> pd.Da
 
 def _controls(base: RetrievalResult, groups: Means) -> pd.DataFrame:
     rows = [
-        (name, group, float((groups.weights[i] * cells.correct()).sum() / (groups.directions[i] * base.rows)))
-        for name, cells in base.controls.items()
-        for i, group in enumerate(groups.names)
+        (name, group, share) for name in base.controls for group, share in groups.shares(base.accuracy(name)).items()
     ]
     return pd.DataFrame(rows, columns=["control", "group", "accuracy"])
 
@@ -440,11 +436,17 @@ def _told_controls(labels: list[str], results: Sequence[RetrievalResult]) -> lis
 
 
 def _told_corpus(results: Sequence[RetrievalResult]) -> list[str]:
-    if all((result.settings.get("corpus") or {}).get("digests") for result in results):
+    recorded = [(result.settings.get("corpus") or {}).get("digests") or {} for result in results]
+    if all(code in digests for digests in recorded for code in results[0].languages):
         return []
     return [
         "Not every result records the digests of its text: that they searched the same sentences is taken on trust."
     ]
+
+
+def _labelled_groups(table: pd.DataFrame) -> pd.DataFrame:
+    """The same with a column `over`: what people are told of the group."""
+    return table.assign(over=table["group"].map({**GROUPS, "all": "all languages"}))
 
 
 def _shown(tables: Mapping[str, pd.DataFrame], base: str, shown: int, codes: Sequence[str]) -> dict[str, Table]:
@@ -463,15 +465,15 @@ def _shown(tables: Mapping[str, pd.DataFrame], base: str, shown: int, codes: Seq
             {"group": "mean"},
         ),
         "groups": Table(
-            tables["layers"][tables["layers"]["layer"] == shown].reset_index(drop=True),
+            _labelled_groups(tables["layers"][tables["layers"]["layer"] == shown].reset_index(drop=True)),
             f"Accuracy at layer {shown} by group {unit}.",
-            {"model": "model", "group": "group", **change},
+            {"model": "model", "over": "over", **change},
             (*percent, "base_low", "base_high", "other_low", "other_high"),
         ),
         "spread": Table(
-            tables["spread"],
+            _labelled_groups(tables["spread"]),
             f"Difference at layer {shown} over the languages of a group (points): mean and sample standard deviation.",
-            {"model": "model", "group": "group", "n": "n", "mean": "mean", "sd": "SD"},
+            {"model": "model", "over": "over", "n": "n", "mean": "mean", "sd": "SD"},
             ("mean", "sd"),
             {"layer": shown},
         ),

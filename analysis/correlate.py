@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from analysis.accuracies import AGGREGATE, MIDDLE, Accuracies, language_means
+from analysis.accuracies import AGGREGATE, MIDDLE, Accuracies, language_means, layer_number, middle_layer
 from analysis.association import (
     bca_intervals,
     constant,
@@ -25,7 +25,7 @@ from analysis.report import Report, Table
 from analysis.samples import FEWEST, Sample, expanded_relation, join, samples_of
 from analysis.scores import Scores
 from analysis.verdicts import CHAR, FEWEST_BOOTSTRAPPED, counted, place, remarks_on, score_name
-from data_manifests import languages as known_languages
+from data_manifests import language
 from probe.errors import AnalysisError
 from probe.results import script_of
 
@@ -100,7 +100,11 @@ def correlate(
     char = [CHAR] if CHAR in accuracies.controls else []
     directions = expanded_relation(relation, scores, accuracies)
     means = {
-        label: language_means(accuracies.at(int(label) if label.isdigit() else label), accuracies.languages, directions)
+        label: language_means(
+            accuracies.at(label if (number := layer_number(label)) is None else number),
+            accuracies.languages,
+            directions,
+        )
         for label in [*labels, *char]
     }
     joined = join(accuracies, scores, relation, means[labels[0]], langs, exclude)
@@ -120,38 +124,12 @@ def correlate(
         )
     controls, unknown = _controls(accuracies, means, samples, given)
     partial, refused = _partial(samples, labels, controls, given)
-    listed = _listed_layer(labels, accuracies)
     return Report(
         "correlation",
         f"Retrieval accuracy of {accuracies.name} against {scores.name}",
-        {
-            "correlation": _correlation_table(correlation, scores, several=len(labels) > 1),
-            "partial": Table(
-                partial,
-                f"Partial Pearson correlation of accuracy at {place(listed, accuracies)} with the score given controls; p by t with "
-                "df = n - 2 - k, not adjusted for the number of tests.",
-                {"group": "languages", "controls": "given", "n": "n", "df": "df", "pearson": "r", "p": "p"},
-                where={"layer": listed},
-            ),
-            "points": Table(
-                pd.DataFrame([row for sample in samples for row in _points(sample)]),
-                f"Languages at {place(listed, accuracies)}: accuracy (%) and {score_name(scores)}.",
-                {"group": "group", "language": "language", "accuracy": "accuracy", "score": "score"},
-                percent=("accuracy",),
-                where={"layer": listed},
-                digits=1,
-            ),
-            "band": Table(
-                pd.DataFrame([row for sample in samples for row in _band(sample)]),
-                "Regression of the score on accuracy with the 95 % confidence band of the mean: drawn, not listed.",
-                where={"layer": None},
-            ),
-            "dropped": Table(
-                pd.DataFrame(sorted(dropped.items()), columns=["language", "reason"]), "Languages left out, and why."
-            ),
-        },
+        _tables(correlation, partial, samples, dropped, labels, accuracies, scores),
         (
-            *remarks_on(correlation, partial, samples, labels, accuracies, scores, relation),
+            *remarks_on(correlation, partial, samples, labels, accuracies, scores, directions),
             *counted(dropped),
             *left_out,
             *unknown,
@@ -165,8 +143,9 @@ def correlate(
                 key: getattr(scores, key) for key in ("name", "task", "metric", "model", "source", "defect", "digest")
             },
             "layer": layer,
-            "middle": accuracies.depth // 2 if accuracies.depth else None,
+            "middle": middle_layer(accuracies.depth) if accuracies.depth else None,
             "relation": relation,
+            "directions": directions,
             "languages": {sample.name: list(sample.languages) for sample in samples},
             "langs": langs,
             "exclude": exclude,
@@ -198,8 +177,8 @@ def _labels(accuracies: Accuracies, layer: str) -> list[str]:
         return [str(each) for each in accuracies.layers]
     if layer in (MIDDLE, AGGREGATE):
         return [layer]
-    if layer.isascii() and layer.isdigit():
-        return [str(int(layer))]
+    if (number := layer_number(layer)) is not None:
+        return [str(number)]
     raise AnalysisError(f"--layer {layer}", "a layer's number, middle, aggregate or all", "give another --layer")
 
 
@@ -291,8 +270,8 @@ def _controls(
     given: Sequence[str],
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Control -> language -> value, of the controls asked for (else of all that are known), and a remark on the others."""
-    codes, known = accuracies.languages, known_languages()
-    levels = {code: known[code].level if code in known else None for code in codes}
+    codes = accuracies.languages
+    levels = {code: known.level if (known := language(code)) else None for code in codes}
     values = {
         "tokens": dict(accuracies.tokens),
         "script": {code: float(script_of(code) == "Latn") for code in codes if script_of(code)},
@@ -346,6 +325,49 @@ def _partial(
     return pd.DataFrame(rows, columns=["group", "layer", "controls", "n", "k", "df", "pearson", "p"]), remarks
 
 
+# ---- for people ----------------------------------------------------------------------------------------------
+
+
+def _tables(
+    correlation: pd.DataFrame,
+    partial: pd.DataFrame,
+    samples: Sequence[Sample],
+    dropped: Mapping[str, str],
+    labels: Sequence[str],
+    accuracies: Accuracies,
+    scores: Scores,
+) -> dict[str, Table]:
+    """The tables of the report; of partial correlations and points people are shown one layer."""
+    listed = _listed_layer(labels, accuracies)
+    where = place(listed, accuracies)
+    return {
+        "correlation": _correlation_table(correlation, scores, several=len(labels) > 1),
+        "partial": Table(
+            partial,
+            f"Partial Pearson correlation of accuracy at {where} with the score given controls; p by t with df = n - 2 - k, not "
+            "adjusted for the number of tests.",
+            {"group": "languages", "controls": "given", "n": "n", "df": "df", "pearson": "r", "p": "p"},
+            where={"layer": listed},
+        ),
+        "points": Table(
+            pd.DataFrame([row for sample in samples for row in _points(sample)]),
+            f"Languages at {where}: accuracy (%) and {score_name(scores)}.",
+            {"group": "group", "language": "language", "accuracy": "accuracy", "score": "score"},
+            percent=("accuracy",),
+            where={"layer": listed},
+            digits=1,
+        ),
+        "band": Table(
+            pd.DataFrame([row for sample in samples for row in _band(sample)]),
+            "Regression of the score on accuracy with the 95 % confidence band of the mean: drawn, not listed.",
+            where={"layer": None},  # no row has that: people are shown the line in a figure
+        ),
+        "dropped": Table(
+            pd.DataFrame(sorted(dropped.items()), columns=["language", "reason"]), "Languages left out, and why."
+        ),
+    }
+
+
 def _correlation_table(frame: pd.DataFrame, scores: Scores, several: bool) -> Table:
     adjusted = ", adjusted for all layers by the largest |r| and by Holm" if several else ""
     return Table(
@@ -358,5 +380,6 @@ def _correlation_table(frame: pd.DataFrame, scores: Scores, several: bool) -> Ta
 
 def _listed_layer(labels: Sequence[str], accuracies: Accuracies) -> str:
     """The layer whose points people are shown: the only one, else the middle one."""
-    middle = str((accuracies.depth or 0) // 2)
-    return middle if middle in labels else labels[len(labels) // 2]
+    if accuracies.depth and str(accuracies.middle()) in labels:
+        return str(accuracies.middle())
+    return labels[len(labels) // 2]

@@ -13,19 +13,18 @@ from analysis.resample import Bootstrap, Means, mean_sums
 from probe.results import RetrievalResult
 
 
-def curves(
-    results: Mapping[str, RetrievalResult],
+def curve_of(
+    name: str,
+    result: RetrievalResult,
     documents: Documents | str | Path | None = None,
     draws: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The curves of several results in one frame.
+    """The curves of a result under a name.
 
     Args:
-        results: name -> result.
-        documents: as of `find_documents`, for each result.
-        draws: bootstrap draws.
-        seed: of the draws; results of the same documents share them.
+        documents: as of `find_documents`.
+        draws, seed: of the bootstrap; results of the same documents and seed share their draws.
 
     Returns:
         Columns result, layer (NaN for controls), series (`layers`, `char`, `length`), group (`mean`, `same_script`,
@@ -35,13 +34,8 @@ def curves(
     Raises:
         AnalysisError: documents that do not fit, or too few of them.
     """
-    frames = [pd.DataFrame(columns=["result", "layer", "series", "group", "accuracy", "low", "high"])]
-    for name, result in results.items():
-        found = find_documents(result.settings, result.rows, documents)
-        means = Means.of_groups(result.languages)
-        sums = dict(mean_sums(result, found, means))
-        frames.append(curve(name, sums, means, Bootstrap.of(found, draws, seed)))
-    return pd.concat(frames[1:] or frames, ignore_index=True)
+    found, means = find_documents(result.settings, result.rows, documents), Means.of_groups(result.languages)
+    return curve(name, mean_sums(result, found, means), means, Bootstrap.of(found, draws, seed))
 
 
 def curve(name: str, sums: Mapping[int | str, np.ndarray], means: Means, bootstrap: Bootstrap) -> pd.DataFrame:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import stats
 
 from analysis.accuracies import Accuracies, language_means, short_name
-from analysis.documents import Documents, find_documents
+from analysis.association import CONFIDENCE
+from analysis.compare import check_alike
+from analysis.documents import find_documents
 from analysis.report import Report
-from data_manifests import language_sets
-from data_manifests import languages as known_languages
-from probe.errors import AnalysisError, ProbeError
-from probe.results import RetrievalResult, direction_groups, resource_groups, script_of
+from analysis.resample import GROUPS, Bootstrap, Means, hit_sums
+from data_manifests import language, language_sets
+from probe.errors import AnalysisError
+from probe.results import RetrievalResult, script_of
 
 UNIT = 10_000
 """Interval ends are stored as whole multiples of 1 / UNIT: a hundredth of a percent point."""
@@ -103,7 +104,7 @@ def _located(path: Path, report: Path) -> Path:
     )
 
 
-# ---- intervals over documents --------------------------------------------------------------------------------
+# ---- intervals of one direction ------------------------------------------------------------------------------
 
 
 def clustered(
@@ -126,24 +127,22 @@ def clustered(
 
 
 def proportion_interval(
-    sums: Float[np.ndarray, "*cell document"], sizes: np.ndarray, *, mean: bool = False
+    sums: Float[np.ndarray, "*cell document"], sizes: np.ndarray
 ) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "*cell"]]:
     """95 % interval of a share: Wilson's, with the effective sample size of the clustered sample.
 
     n_eff = p (1 - p) / variance, with the t quantile of D - 1 degrees of freedom, as compared by Franco, Little, Louis and Slud
     (2019), Comparative study of confidence intervals for proportions in complex sample surveys, J. Survey Statistics and Methodology
-    7(3). Where nothing varies (p = 0 or 1) n_eff = n. A cell's n_eff is at most n; that of a mean over directions (`mean`) may be
-    more, since its directions do not fail on the same sentences.
+    7(3). Where nothing varies (p = 0 or 1) n_eff = n, so that a direction without a single hit has a width, which no bootstrap gives
+    it; n_eff is never more than n. A mean over directions is no proportion of n sentences: its intervals are those of `Bootstrap`.
 
     Returns:
         Lower and upper ends, shares in 0..1.
     """
     total = sizes.sum()
     share, variance = clustered(sums, sizes)
-    varies = variance > 1e-20  # below: rounding of a weighted mean of zeros or ones
-    effective = np.where(varies, share * (1 - share) / np.where(varies, variance, 1), total)
-    if not mean:
-        effective = np.minimum(effective, total)
+    varies = variance > 0
+    effective = np.minimum(np.where(varies, share * (1 - share) / np.where(varies, variance, 1), total), total)
     square = _quantile(sizes) ** 2 / effective
     centre = (share + square / 2) / (1 + square)
     half = np.sqrt(square * np.clip(share * (1 - share), 0, None) + square**2 / 4) / (1 + square)
@@ -165,20 +164,7 @@ def difference_interval(
 
 
 def _quantile(sizes: np.ndarray) -> float:
-    return float(stats.t.ppf(0.975, len(sizes) - 1))
-
-
-def document_sums(
-    hits: Bool[np.ndarray, "source target sentence"], documents: Documents
-) -> Float[np.ndarray, "source target document"]:
-    """Right sentences of every document, in float64. Segments are added in place of a product with the membership matrix, which is
-    mostly zeros.
-    """
-    order = np.argsort(documents.labels, kind="stable")
-    starts = np.searchsorted(documents.labels[order], np.arange(len(documents)))
-    together = np.array_equal(order, np.arange(len(order)))
-    counted = hits.view(np.uint8) if together else hits[..., order].view(np.uint8)
-    return np.add.reduceat(counted, starts, axis=-1, dtype=np.uint16).astype(np.float64)
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(sizes) - 1))
 
 
 # ---- the payload ---------------------------------------------------------------------------------------------
@@ -191,25 +177,31 @@ def dashboard(run: Run, documents: str | Path | None = None) -> dict[str, Any]:
         run: what to show.
         documents: as in `find_documents`: None for the corpus's own grouping, `sentences`, or a file.
 
+    The intervals of single directions are those of `proportion_interval` and `difference_interval`; those of means over directions
+    the bootstrap's, with the draws and the seed that reports and figures have by default.
+
     Raises:
         AnalysisError: a file of documents that does not fit, or with a single document.
     """
     base, *given = run.results.values()
-    reasons = [_difference_refused(base, other) for other in given]
+    first, *names = run.results
+    reasons = [_difference_refused(first, base, name, other) for name, other in zip(names, given, strict=True)]
     others = [
         other if reason else _ordered(other, base.languages) for other, reason in zip(given, reasons, strict=True)
     ]
     results = [base, *others]
-    groupings = [_documents(result, documents) for result in results]
-    own, paired = _intervals(results, groupings, [reason is None for reason in reasons])
+    bootstraps = _bootstraps(results, documents)
+    own, paired = _intervals(results, bootstraps, [reason is None for reason in reasons])
     scores = [_scores(report) for report in run.reports if report.kind == "correlation"]
-    relations = {"all", *(each["relation"] for each in scores)}
+    relations = {"all", *(each["directions"] for each in scores)}
+    present = {name for ends in own for name in ends.means.names}
     return {
         "unit": UNIT,
+        "draws": bootstraps[0].draws,
+        "groups": {name: told for name, told in GROUPS.items() if name in present},
         "compared": run.compared,
         "results": [
-            _result(name, result, grouping.grouping, ends, relations)
-            for name, result, grouping, ends in zip(run.results, results, groupings, own, strict=True)
+            _result(name, result, ends, relations) for name, result, ends in zip(run.results, results, own, strict=True)
         ],
         "pairs": [
             {"refused": reason} if reason else ends.told("int16") for reason, ends in zip(reasons, paired, strict=True)
@@ -217,33 +209,27 @@ def dashboard(run: Run, documents: str | Path | None = None) -> dict[str, Any]:
         "languages": _languages(results),
         "sets": _sets(results),
         "scores": scores,
-        "chosen": next((report.facts.get("best") for report in run.reports if report.kind == "layers"), None),
+        "chosen": next((report.facts["best"] for report in run.reports if report.kind == "layers"), None),
     }
 
 
-def _documents(result: RetrievalResult, given: str | Path | None) -> Documents:
-    grouping = find_documents(result.settings, result.rows, given)
-    if len(grouping) < 2:
-        raise AnalysisError(
-            f"{grouping.grouping} for {result.rows} sentences",
-            "two documents at least, for the intervals",
-            "give --documents sentences",
-        )
-    return grouping
+def _bootstraps(results: Sequence[RetrievalResult], given: str | Path | None) -> list[Bootstrap]:
+    """One a result; results of the same documents share it."""
+    made: list[Bootstrap] = []
+    for result in results:
+        found = find_documents(result.settings, result.rows, given)
+        held = (each for each in made if each.documents.grouping == found.grouping)
+        same = next((each for each in held if np.array_equal(each.documents.labels, found.labels)), None)
+        made.append(same or Bootstrap.of(found))
+    return made
 
 
-def _difference_refused(base: RetrievalResult, other: RetrievalResult) -> str | None:
-    """Why two results have no paired difference; None where they have."""
-    checks = {
-        "languages": (set(base.languages), set(other.languages)),
-        "number of sentences": (base.rows, other.rows),
-        **{key: (base.settings.get(key), other.settings.get(key)) for key in ("k", "margin", "limit")},
-        "sentences": tuple((each.settings.get("corpus") or {}).get("digests") for each in (base, other)),
-    }
-    different = [name for name, (first, second) in checks.items() if first != second]
-    if not set(base.layers) & set(other.layers):
-        different.append("layers")
-    return f"no difference: the two differ in their {', '.join(different)}" if different else None
+def _difference_refused(base_name: str, base: RetrievalResult, name: str, other: RetrievalResult) -> str | None:
+    """Why two results have no paired difference; None where they have: the rules are those of `compare`."""
+    reason = check_alike(base_name, base, name, other)
+    if reason is not None:
+        return f"No difference: {reason.given}."
+    return None if set(base.layers) & set(other.layers) else f"No difference: {base_name} and {name} share no layer."
 
 
 def _ordered(result: RetrievalResult, codes: Sequence[str]) -> RetrievalResult:
@@ -261,67 +247,56 @@ def _ordered(result: RetrievalResult, codes: Sequence[str]) -> RetrievalResult:
     )  # fmt: skip
 
 
-def group_weights(codes: Sequence[str]) -> dict[str, Float[np.ndarray, "source target"]]:
-    """Group of directions or languages -> the weight of every direction in its mean, as in a result's summary.
-
-    `high` and `low` are means over languages of the mean over all directions that touch one. A group with no member is left out.
-    """
-    weights = {name: mask / mask.sum() for name, mask in direction_groups(codes).items() if mask.any()}
-    for name, members in resource_groups(codes).items():
-        if members.any():
-            touched = (members[:, None].astype(float) + members[None, :]) * ~np.eye(len(codes), dtype=bool)
-            weights[name] = touched / touched.sum()
-    return weights
-
-
 @dataclass
 class _Ends:
     """Intervals gathered layer by layer: of every cell, and of the means over groups with their values."""
 
-    weights: Mapping[str, np.ndarray]
-    sizes: np.ndarray
+    means: Means
+    bootstrap: Bootstrap
     paired: bool
     layers: list[int] = field(default_factory=list)
     cells: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    groups: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    """(source, target) lower and upper ends, a layer each."""
+    sums: list[np.ndarray] = field(default_factory=list)
+    """(group, document), a layer each."""
 
     def add(self, layer: int, sums: Float[np.ndarray, "source target document"]) -> None:
-        by_group = np.tensordot(np.stack(list(self.weights.values())), sums, axes=2)  # (group, document)
+        interval = difference_interval if self.paired else proportion_interval
         self.layers.append(layer)
-        if self.paired:
-            self.cells.append(difference_interval(sums, self.sizes))
-            ends = difference_interval(by_group, self.sizes)
-        else:
-            self.cells.append(proportion_interval(sums, self.sizes))
-            ends = proportion_interval(by_group, self.sizes, mean=True)
-        self.groups.append((clustered(by_group, self.sizes)[0], *ends))
+        self.cells.append(interval(sums, self.bootstrap.documents.sizes))
+        self.sums.append(self.means.sums(sums))
 
     def told(self, kind: str) -> dict[str, Any]:
         """For the page; the ends of the cells' intervals as integers of a kind."""
         low, high = np.stack(self.cells, axis=1)  # (layer, source, target) each
-        curves = np.stack(self.groups, axis=2)  # (value | low | high, group, layer)
+        sums, counted = np.stack(self.sums), self.means.directions
+        value = sums.sum(axis=-1) / (self.bootstrap.sentences * counted)
+        curves = value, *self.bootstrap.interval(sums, counted)  # (layer, group) each
         return {
             "layers": self.layers,
             "low": _packed(np.rint(low * UNIT), kind),
             "high": _packed(np.rint(high * UNIT), kind),
             "groups": {
-                name: {key: _packed(curves[at, number], "float64") for at, key in enumerate(("value", "low", "high"))}
-                for number, name in enumerate(self.weights)
+                name: {
+                    key: _packed(table[:, number], "float64")
+                    for key, table in zip(("value", "low", "high"), curves, strict=True)
+                }
+                for number, name in enumerate(self.means.names)
             },
         }
 
 
 def _intervals(
-    results: Sequence[RetrievalResult], groupings: Sequence[Documents], comparable: Sequence[bool]
+    results: Sequence[RetrievalResult], bootstraps: Sequence[Bootstrap], comparable: Sequence[bool]
 ) -> tuple[list[_Ends], list[_Ends]]:
     """Of each result, and of the differences of each result but the first to the first; one layer of hits in memory at a time."""
-    weights = [group_weights(result.languages) for result in results]
-    own = [_Ends(*each, False) for each in zip(weights, (each.sizes for each in groupings), strict=True)]
-    paired = [_Ends(weights[0], groupings[0].sizes, True) for _ in comparable]
+    means = [Means.of_groups(result.languages) for result in results]
+    own = [_Ends(*each, paired=False) for each in zip(means, bootstraps, strict=True)]
+    paired = [_Ends(means[0], bootstraps[0], paired=True) for _ in comparable]
     for layer in sorted({layer for result in results for layer in result.layers}):
         sums = [
-            document_sums(result.hits(layer), documents) if layer in result.layers else None
-            for result, documents in zip(results, groupings, strict=True)
+            hit_sums(result, layer, bootstrap.documents).astype(np.float64) if layer in result.layers else None
+            for result, bootstrap in zip(results, bootstraps, strict=True)
         ]
         for ends, counted in zip(own, sums, strict=True):
             if counted is not None:
@@ -332,7 +307,7 @@ def _intervals(
     return own, paired
 
 
-def _result(name: str, result: RetrievalResult, grouping: str, ends: _Ends, relations: set[str]) -> dict[str, Any]:
+def _result(name: str, result: RetrievalResult, ends: _Ends, relations: set[str]) -> dict[str, Any]:
     accuracies = Accuracies.of_result(result, name)
     kind = "uint16" if result.rows < 2**16 else "uint32"
     return {
@@ -340,17 +315,13 @@ def _result(name: str, result: RetrievalResult, grouping: str, ends: _Ends, rela
         "name": name,
         "languages": list(result.languages),
         "rows": result.rows,
-        "depth": accuracies.depth,
-        "grouping": grouping,
+        "grouping": ends.bootstrap.documents.grouping,
         "aggregate": result.aggregate(),
         "counts": _packed(np.stack([result.cells(layer).correct() for layer in accuracies.layers]), kind),
         "controls": {
             control: {
                 "counts": _packed(cells.correct(), kind),
-                "groups": {
-                    group: float((weight * cells.correct()).sum() / result.rows)
-                    for group, weight in ends.weights.items()
-                },
+                "groups": ends.means.shares(result.accuracy(control)),
             }
             for control, cells in result.controls.items()
         },
@@ -360,25 +331,24 @@ def _result(name: str, result: RetrievalResult, grouping: str, ends: _Ends, rela
 
 
 def _means(accuracies: Accuracies, relations: set[str]) -> dict[str, Any]:
-    """Relation -> (layer, language) accuracies; a relation to languages that the result lacks is left out."""
-    means = {}
-    for relation in sorted(relations):
-        with contextlib.suppress(ProbeError):
-            means[relation] = _packed(language_means(accuracies.values, accuracies.languages, relation), "float64")
-    return means
+    """Relation (its names expanded) -> (layer, language) accuracies; one to languages that the result lacks is left out."""
+    return {
+        relation: _packed(language_means(accuracies.values, accuracies.languages, relation), "float64")
+        for relation in sorted(relations)
+        if {*filter(None, relation.partition(":")[2].split(","))} <= {*accuracies.languages}
+    }
 
 
 def _scores(report: Report) -> dict[str, Any]:
     """What a correlation report says of scores: group -> language -> score, and where they are from."""
     points = report.frame("points").drop_duplicates(["group", "language"])
-    told = report.facts.get("scores")
-    scores = told if isinstance(told, Mapping) else {"name": told}
+    scores = report.facts["scores"]
     return {
-        "name": str(scores.get("name") or report.title),
-        "metric": str(scores.get("metric") or report.facts.get("metric") or "score"),
-        "source": str(scores.get("source") or report.facts.get("source") or ""),
-        "of": str(report.facts.get("result") or ""),
-        "relation": str(report.facts.get("relation") or "all"),
+        "name": scores["name"],
+        "metric": scores["metric"] or "score",
+        "source": scores["source"],
+        "of": report.facts["result"],
+        "directions": report.facts["directions"],
         "groups": {
             str(group): dict(zip(rows["language"], rows["score"].astype(float), strict=True))
             for group, rows in points.groupby("group", sort=False)
@@ -390,19 +360,19 @@ def _languages(results: Sequence[RetrievalResult]) -> dict[str, dict[str, Any]]:
     """Code -> what the page tells of a language; facts that are not known are null."""
     told = {}
     for code in dict.fromkeys(code for result in results for code in result.languages):
-        language = known_languages().get(code)
-        if language is None:
+        known = language(code)
+        if known is None:
             told[code] = {"name": code, "short": code, "autonym": None, "lang": "und", "script": script_of(code) or None,
                           "family": None, "level": None}  # fmt: skip
         else:
             told[code] = {
-                "name": language.name,
+                "name": known.name,
                 "short": short_name(code),
-                "autonym": language.autonym,
-                "lang": f"{language.iso639_1 or language.iso639_3}-{language.script}",
+                "autonym": known.autonym,
+                "lang": f"{known.iso639_1 or known.iso639_3}-{known.script}",
                 "script": script_of(code),
-                "family": language.family,
-                "level": language.level,
+                "family": known.family,
+                "level": known.level,
             }
     return told
 

@@ -67,12 +67,13 @@ def find_documents(settings: Mapping[str, Any], rows: int, given: Documents | st
     Args:
         settings: of the result; they name corpus and split.
         rows: sentences a language; where a run was limited, the first of the corpus.
-        given: `sentences`, or a file with a header and one line a sentence whose first column names the document;
+        given: `sentences`, or a file with a header and one line a sentence whose first column, ended by a tab, names the document;
             None: the corpus's own file (FLORES-200's `metadata_dev.tsv`) in the data folder, else sentences.
             Documents that were found before are returned.
 
     Raises:
-        AnalysisError: the file cannot be read, or its lines do not fit the number of sentences.
+        AnalysisError: the file cannot be read, its columns are not separated by tabs, a sentence has no document, or its lines do not
+            fit the number of sentences.
     """
     if isinstance(given, Documents):
         if len(given.labels) != rows:
@@ -88,20 +89,32 @@ def find_documents(settings: Mapping[str, Any], rows: int, given: Documents | st
     if path is None:
         return Documents(np.arange(rows), f"{rows} sentences (no documents known)")
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")[1:]
+        header, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise AnalysisError(
             f"{path} cannot be read ({error.__class__.__name__})",
             "a UTF-8 file that names each sentence's document",
             "give --documents FILE, or --documents sentences",
         ) from None
+    if "\t" not in header and any(separator in header for separator in ",;"):
+        raise AnalysisError(
+            f"{path} with the header {header[:60]!r}",
+            "columns separated by tabs, the document first",
+            "save it tab-separated, or give --documents sentences",
+        )
     if len(lines) < rows or (len(lines) > rows and not _limited(settings, rows)):
         raise AnalysisError(
             f"{path} with {len(lines)} lines below its header",
             f"one for each of the {rows} sentences",
             "give the corpus's own file, or --documents sentences",
         )
-    names = [line.split("\t")[0] for line in lines[:rows]]
+    names = [line.split("\t")[0].strip() for line in lines[:rows]]
+    if "" in names:
+        raise AnalysisError(
+            f"{path} line {names.index('') + 2} without a document",
+            "the document's name in the first column of each line",
+            "fill it in, or give --documents sentences",
+        )
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return Documents(np.array([numbers[name] for name in names]), f"{len(numbers)} documents ({path.name})")
 

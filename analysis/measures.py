@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32, Float64
 
+from analysis.accuracies import middle_layer
 from analysis.report import Report, Table
 from analysis.similarity import (
     antihub_share,
@@ -279,7 +280,7 @@ def _report(measured: Measures, facts: Mapping[str, Any]) -> Report:
 
 def _shown_layer(layers: Sequence[int], depth: int | None) -> int:
     """The middle layer of the model where it was measured, else the middle one of those that were."""
-    return depth // 2 if depth and depth // 2 in layers else layers[len(layers) // 2]
+    return middle_layer(depth) if depth and middle_layer(depth) in layers else layers[len(layers) // 2]
 
 
 def _undefined(languages: pd.DataFrame) -> Iterator[str]:

@@ -12,16 +12,16 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from analysis.accuracies import Accuracies, language_means
-from data_manifests import languages as known_languages
-from probe.results import direction_groups, resource_groups, script_of
+from analysis.resample import Means
+from data_manifests import language
+from probe.results import script_of
 
 UNKNOWN = "family not known"
 
 
 def families(codes: Sequence[str]) -> dict[str, str]:
     """Code -> top-level family, `family not known` where none is."""
-    known = known_languages()
-    return {code: (known[code].family if code in known else None) or UNKNOWN for code in codes}
+    return {code: (known.family if (known := language(code)) else None) or UNKNOWN for code in codes}
 
 
 def by_family(codes: Sequence[str]) -> tuple[str, ...]:
@@ -77,10 +77,7 @@ def language_layers(accuracies: Accuracies, order: Sequence[str]) -> pd.DataFram
     Returns:
         language, layer, series (`layers`, `char`, `length`), accuracy; the languages in the given order.
     """
-    series: list[tuple[str, float, np.ndarray]] = [
-        ("layers", layer, table) for layer, table in zip(accuracies.layers, accuracies.values, strict=True)
-    ] + [(name, np.nan, table) for name, table in accuracies.controls.items()]
-    tables = {(name, layer): language_means(table, accuracies.languages) for name, layer, table in series}
+    tables = {(name, layer): language_means(table, accuracies.languages) for name, layer, table in _series(accuracies)}
     place = [accuracies.languages.index(code) for code in order]
     rows = [
         (code, layer, name, means[number])
@@ -97,16 +94,18 @@ def group_means(accuracies: Accuracies) -> pd.DataFrame:
         result, layer (NaN for controls), series, group, accuracy, low, high (NaN): groups of directions are means over
         directions, `high` and `low` are means over languages, each the mean over the directions that touch it.
     """
-    codes = accuracies.languages
-    levels = {name: members for name, members in resource_groups(codes).items() if members.any()}
-    groups = {name: mask for name, mask in direction_groups(codes).items() if mask.any()}
-    series: list[tuple[str, float, np.ndarray]] = [
-        ("layers", layer, table) for layer, table in zip(accuracies.layers, accuracies.values, strict=True)
-    ] + [(name, np.nan, table) for name, table in accuracies.controls.items()]
-    rows = []
-    for name, layer, table in series:
-        means = {group: table[mask].mean() for group, mask in groups.items()}
-        own = language_means(table, codes)
-        means |= {group: own[members].mean() for group, members in levels.items()}
-        rows += [(accuracies.name, layer, name, group, mean, np.nan, np.nan) for group, mean in means.items()]
+    means = Means.of_groups(accuracies.languages)
+    rows = [
+        (accuracies.name, layer, name, group, mean, np.nan, np.nan)
+        for name, layer, table in _series(accuracies)
+        for group, mean in means.shares(table).items()
+    ]
     return pd.DataFrame(rows, columns=["result", "layer", "series", "group", "accuracy", "low", "high"])
+
+
+def _series(accuracies: Accuracies) -> list[tuple[str, int | float, np.ndarray]]:
+    """(series, layer, table): the layers, then the controls, whose layer is NaN."""
+    layers: list[tuple[str, int | float, np.ndarray]] = [
+        ("layers", layer, table) for layer, table in zip(accuracies.layers, accuracies.values, strict=True)
+    ]
+    return layers + [(name, np.nan, table) for name, table in accuracies.controls.items()]

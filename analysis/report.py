@@ -4,13 +4,16 @@ NAME/report.json          kind, title, remarks, facts, and how each table is to 
 NAME/<table>.csv          the tidy numbers, unrounded, accuracies as shares in 0..1
 NAME/<table>.md, .tex     the same for people: percent, rounded; LaTeX with booktabs
 NAME/report.md            title, remarks and all tables in one page
-A table of more than PAGE_ROWS rows for people is data alone.
+A table of more than PAGE_ROWS rows for people is data alone. Names, columns and row counts of the tables stand in report.json, so
+that a report of which a part is missing is refused.
 """
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,19 @@ from probe.errors import AnalysisError
 from probe.results import writing
 from probe.store import write_json
 
-SCHEMA = 1
+SCHEMA = 2
 PAGE_ROWS = 120
+
+_OTHERS = {
+    "summary.json": "a retrieval result",
+    "hits.h5": "a retrieval result",
+    "partial/settings.json": "an unfinished retrieval result",
+    "manifest.json": "a store",
+}
+"""File -> what a folder with that file holds; a report written there would replace files of the same names."""
+
+_SHAPE = {"kind": str, "title": str, "remarks": list, "facts": dict, "tables": dict}
+_TABLE_SHAPE = {"caption": str, "columns": dict, "percent": list, "where": dict, "digits": int, "text": list}
 
 
 @dataclass(frozen=True)
@@ -108,20 +122,28 @@ class Report:
     def save(self, folder: str | Path) -> None:
         """Write all files; `report.json` last, so that its presence says that all are there.
 
+        An earlier report there is replaced, its tables removed, once the new one is written whole.
+
         Raises:
+            AnalysisError: the folder holds a result or a store, or is the current folder.
             RetrievalError: the folder cannot be written.
         """
         folder = Path(folder)
+        refuse_other_folder(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "report.json").unlink(missing_ok=True)
-            for name, table in self.tables.items():
-                table.frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-                for suffix, text in (("md", table.markdown), ("tex", table.latex)):
-                    path = folder / f"{name}.{suffix}"
-                    path.write_text(text(), encoding="utf-8") if table.fits_page() else path.unlink(missing_ok=True)
-            (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
-            write_json(folder / "report.json", self._described())
+            with tempfile.TemporaryDirectory(prefix=".report-", dir=folder) as aside:
+                self._write(Path(aside))
+                _replace(Path(aside), folder)
+
+    def _write(self, folder: Path) -> None:
+        for name, table in self.tables.items():
+            table.frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+            if table.fits_page():
+                (folder / f"{name}.md").write_text(table.markdown(), encoding="utf-8")
+                (folder / f"{name}.tex").write_text(table.latex(), encoding="utf-8")
+        (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
+        write_json(folder / "report.json", self._described())
 
     def as_json(self) -> dict[str, Any]:
         """Everything, the tables as lists of rows; a missing value is null."""
@@ -136,6 +158,8 @@ class Report:
                 "where": dict(table.where),
                 "digits": table.digits,
                 "text": [str(name) for name in table.frame if not pd.api.types.is_numeric_dtype(table.frame[name])],
+                "fields": [str(name) for name in table.frame],
+                "rows": len(table.frame),
             }
             for name, table in self.tables.items()
         }
@@ -150,19 +174,18 @@ class Report:
 
     @classmethod
     def load(cls, folder: str | Path) -> Report:
-        """Read a saved report back.
+        """Read a saved report back. A fact that is asked of it later and is not there is told as an AnalysisError too.
 
         Raises:
-            AnalysisError: no report there, one of another schema, or a damaged one.
+            AnalysisError: no report there, one of another schema, or a damaged one: a key missing or of another type, or a
+                table with other rows or columns than were written.
         """
         folder = Path(folder)
         try:
-            described = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            if described["schema"] != SCHEMA:
-                raise ValueError(f"schema {described['schema']}, not {SCHEMA}")
+            described = _described(folder / "report.json")
             tables = {
                 name: Table(
-                    _read(folder / f"{name}.csv", shown["text"]),
+                    _read(folder / f"{name}.csv", shown),
                     shown["caption"],
                     shown["columns"],
                     tuple(shown["percent"]),
@@ -172,12 +195,86 @@ class Report:
                 for name, shown in described["tables"].items()
             }
             return cls(described["kind"], described["title"], tables, tuple(described["remarks"]), described["facts"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise AnalysisError(
                 f"{folder} holds no readable report ({' '.join(str(error).split())[:120]})",
-                "a folder that `probe correlate`, `compare`, `layers` or `measure` wrote",
+                _EXPECTED,
                 "run that command again",
             ) from error
+
+
+_EXPECTED = "a folder that `probe correlate`, `compare`, `layers` or `measure` wrote"
+
+
+class _Stored(dict[str, Any]):
+    """An object of a `report.json`; a key that is asked for and is not there is told in one line."""
+
+    path: Path
+
+    def __missing__(self, key: str) -> Any:
+        raise AnalysisError(f"{self.path} names no {key}", _EXPECTED, "run that command again")
+
+
+def refuse_other_folder(out: Path) -> None:
+    """Refuse to write a report among the files of something else.
+
+    Raises:
+        AnalysisError: the folder holds a retrieval result or a store, or is the current folder.
+        RetrievalError: the folder cannot be read.
+    """
+    with writing(out):
+        held = next((what for name, what in _OTHERS.items() if (out / name).exists()), None)
+        told = f"which holds {held}" if held else "the current folder" if out.resolve() == Path.cwd() else None
+    if told:
+        raise AnalysisError(f"--out {out}, {told}", "a folder of its own for the report", "give another --out")
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """Put the files of a report in place of those of an earlier one."""
+    written = {path.name: path for path in new.iterdir()}
+    tables = _table_names(new) | _table_names(folder)
+    stale = {f"{name}.{suffix}" for name in tables for suffix in ("csv", "md", "tex")} - {*written}
+    (folder / "report.json").unlink(missing_ok=True)  # a kill from here on must not leave it over tables of two reports
+    for name in stale:
+        (folder / name).unlink(missing_ok=True)
+    for name in sorted(written, key=lambda name: name == "report.json"):
+        written[name].replace(folder / name)
+
+
+def _table_names(folder: Path) -> set[str]:
+    """The tables of the report that a folder holds, of whatever schema; none where it is unreadable."""
+    try:
+        described = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return {name for name in dict(described["tables"]) if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _described(path: Path) -> Mapping[str, Any]:
+    """What a `report.json` holds, each key of its type."""
+
+    def stored(values: dict[str, Any]) -> _Stored:
+        found = _Stored(values)
+        found.path = path
+        return found
+
+    described = json.loads(path.read_text(encoding="utf-8"), object_hook=stored)
+    if not isinstance(described, dict):
+        raise ValueError("report.json is no JSON object")
+    if described["schema"] != SCHEMA:
+        raise ValueError(f"schema {described['schema']}, not {SCHEMA}")
+    _check_shape(described, _SHAPE, "report.json")
+    for name, shown in described["tables"].items():
+        if not isinstance(shown, dict):
+            raise ValueError(f"table {name} of report.json is no JSON object")
+        _check_shape(shown, _TABLE_SHAPE, f"table {name} of report.json")
+    return described
+
+
+def _check_shape(values: Mapping[str, Any], shape: Mapping[str, type], where: str) -> None:
+    for key, kind in shape.items():
+        if not isinstance(values[key], kind):
+            raise ValueError(f"{where} has {json.dumps(values[key])[:40]} as {key}")
 
 
 def _rounded(value: float, digits: int) -> str:
@@ -185,9 +282,26 @@ def _rounded(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def _read(path: Path, text: Sequence[str]) -> pd.DataFrame:
-    """A saved table; what was text stays text, though it may hold digits, or `NA`."""
-    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])
+def _read(path: Path, shown: Mapping[str, Any]) -> pd.DataFrame:
+    """A saved table, whole; what was text stays text, though it may hold digits, or `NA`."""
+    data = path.read_bytes()
+    frame = pd.read_csv(
+        io.BytesIO(data), dtype=dict.fromkeys(shown["text"], str), keep_default_na=False, na_values=[""]
+    )
+    fields, rows = (
+        shown.get("fields", list(frame)),
+        shown.get("rows", len(frame)),
+    )  # not in reports of before they were kept
+    if list(frame) != fields:
+        raise ValueError(f"{path.name} has the columns {', '.join(frame)}, not {', '.join(map(str, fields))}")
+    if len(frame) != rows:
+        raise ValueError(f"{path.name} has {len(frame)} rows, not {rows}")
+    if not data.endswith(b"\n"):
+        raise ValueError(f"{path.name} is cut in its last line")
+    absent = [name for name in (*shown["columns"], *shown["where"]) if name not in frame]
+    if absent:
+        raise ValueError(f"{path.name} lacks the column {absent[0]}")
+    return frame
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

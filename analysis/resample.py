@@ -11,23 +11,35 @@ single hit has an interval of no width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
+from analysis.association import CONFIDENCE
 from analysis.documents import Documents
 from probe.errors import AnalysisError
 from probe.results import RetrievalResult, direction_groups, resource_groups
 
-LEVEL = 0.95
-"""Coverage of every interval."""
 FEWEST, MOST = 100, 100_000
 """Draws: fewer leave the ends of the interval to chance, more do not fit the memory that is promised."""
 _CHUNK = 2**26
 """Bytes of the draws held at a time."""
+
+GROUPS = {
+    "mean": "all directions",
+    "low": "low-resource languages",
+    "high": "high-resource languages",
+    "same_script": "same-script directions",
+    "cross_script": "cross-script directions",
+    "to_english": "directions to English",
+    "from_english": "directions from English",
+    "aligned": "aligned languages",
+    "not_aligned": "languages not aligned",
+}
+"""Group of directions or languages -> what people are told it is, in the order in which they are told."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +115,14 @@ class Bootstrap:
 
 
 def _equal_tails(values: Float[np.ndarray, "cell draw"]) -> Float64[np.ndarray, "2 cell"]:
-    """The quantiles (1 - LEVEL) / 2 and (1 + LEVEL) / 2 of each row, which is sorted in place.
+    """The quantiles (1 - CONFIDENCE) / 2 and (1 + CONFIDENCE) / 2 of each row, which is sorted in place.
 
     Between two order statistics they are interpolated, as by default in `np.quantile` (type 7 of Hyndman and Fan 1996). numpy sorts
     a row faster than it selects four of its order statistics.
     """
     values.sort(axis=-1)
     ends = []
-    for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
+    for share in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2):
         place = share * (values.shape[-1] - 1)
         below = int(place)
         left, right = values[:, below].astype(np.float64), values[:, below + 1].astype(np.float64)
@@ -150,6 +162,11 @@ class Means:
         """How often a sentence is counted in each."""
         return self.weights.sum(axis=(1, 2))
 
+    def shares(self, table: Float[np.ndarray, "source target"]) -> dict[str, float]:
+        """Mean -> its value, from the shares of directions (NaN on the diagonal)."""
+        values = np.tensordot(self.weights, np.nan_to_num(table), axes=2) / self.directions
+        return dict(zip(self.names, values.tolist(), strict=True))
+
     def sums(self, hits: Float[np.ndarray, "source target document"]) -> Float64[np.ndarray, "mean document"]:
         """Of the hits a direction and document."""
         sums = np.zeros((len(self.names), hits.shape[2]))
@@ -182,11 +199,10 @@ def hit_sums(
 
 def mean_sums(
     result: RetrievalResult, documents: Documents, means: Means
-) -> Iterator[tuple[int | str, Float64[np.ndarray, "mean document"]]]:
-    """(layer or control, hits a mean and document), layers in their order, controls after them."""
+) -> dict[int | str, Float64[np.ndarray, "mean document"]]:
+    """Layer or control -> hits a mean and document; layers in their order, controls after them."""
     keys: list[int | str] = [*sorted(result.layers), *result.controls]
-    for key in keys:
-        yield key, means.sums(hit_sums(result, key, documents))
+    return {key: means.sums(hit_sums(result, key, documents)) for key in keys}
 
 
 def load_result(path: str | Path) -> RetrievalResult:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from analysis.accuracies import Accuracies
+from analysis.accuracies import Accuracies, resolved_relation
 from analysis.association import constant
 from analysis.scores import Scores
+from data_manifests import language
 from data_manifests import languages as known_languages
 from probe.corpus import resolve_languages
 from probe.errors import AnalysisError
@@ -41,8 +42,7 @@ class Sample:
 
     def families(self) -> list[str]:
         """The family of each language; one without a known family is its own."""
-        known = known_languages()
-        return [(known[code].family if code in known else None) or code for code in self.languages]
+        return [(known.family if (known := language(code)) else None) or code for code in self.languages]
 
 
 def join(
@@ -53,7 +53,12 @@ def join(
     langs: str | None,
     exclude: str | None,
 ) -> dict[str, str | None]:
-    """Language -> why it is left out; None for those with an accuracy and a score that are wanted."""
+    """Language -> why it is left out; None for those with an accuracy and a score that are wanted.
+
+    Raises:
+        AnalysisError: `exclude` leaves no language, or names a group that the scores do not have.
+        CorpusError: a name that is no language.
+    """
     wanted = _listed(langs, "--langs", scores, accuracies)
     unwanted = _listed(exclude, "--exclude", scores, accuracies) or set()
     known = dict(zip(accuracies.languages, accuracy.tolist(), strict=True))
@@ -71,7 +76,14 @@ def join(
         }
         return next((text for text, holds in reasons.items() if holds), None)
 
-    return {code: reason(code) for code in sorted({*known, *scores.values, *(wanted or ())})}
+    joined = {code: reason(code) for code in sorted({*known, *scores.values, *(wanted or ())})}
+    if unwanted & known.keys() & scores.values.keys() and None not in joined.values():
+        raise AnalysisError(
+            f"--exclude leaves 0 languages ({exclude})",
+            f"at least {FEWEST} with an accuracy and a score",
+            "exclude fewer",
+        )
+    return joined
 
 
 def samples_of(
@@ -123,13 +135,27 @@ def _unusable(score: Float[np.ndarray, " language"]) -> str | None:
 
 
 def expanded_relation(relation: str, scores: Scores, accuracies: Accuracies) -> str:
-    """The relation with the names of groups replaced by the result's languages of that group."""
+    """The relation with the codes of the result's languages for all names: `to:supervised` -> `to:rus_Cyrl,spa_Latn`,
+    `to-english` -> `to:eng_Latn`; `all` stays.
+
+    Raises:
+        AnalysisError: an unknown relation, a language that the result lacks, or a group without a language of the result.
+        CorpusError: a name that is no language.
+    """
     role, colon, listed = relation.partition(":")
     codes: list[str] = []
     for part in _parts(listed):
         members = _members(part, scores, f"--relation {relation}")
-        codes += [part] if members is None else [code for code in accuracies.languages if code in members]
-    return role + colon + ",".join(codes)
+        here = [part] if members is None else [code for code in accuracies.languages if code in members]
+        if not here:
+            raise AnalysisError(
+                f"--relation {relation}: no language of the result is {part}",
+                f"one of the {part} languages of {scores.name} in the result",
+                "retrieve them too, or give other languages",
+            )
+        codes += here
+    role, related = resolved_relation(role + colon + ",".join(codes), accuracies.languages)
+    return f"{role}:{','.join(related)}" if related else role
 
 
 def _members(word: str, scores: Scores, option: str) -> set[str] | None:
@@ -157,7 +183,8 @@ def _listed(given: str | None, option: str, scores: Scores, accuracies: Accuraci
             codes |= here
         else:
             members = _members(part, scores, f"{option} {given}")
-            codes |= members or set(resolve_languages(part, (*here, *known_languages()), "the result"))
+            words = sorted({*_GROUPS, *scores.groups.values(), "all"})
+            codes |= members or set(resolve_languages(part, (*here, *known_languages()), "the result", words))
     return codes
 
 

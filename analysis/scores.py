@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +20,13 @@ from probe.errors import AnalysisError, CorpusError
 
 PAPER = "paper:"
 _NEEDED = ("language", "score")
+_EXPECTED = "a CSV file with the columns language and score"
 _ONE_VALUE = ("task", "metric", "model", "source", "scale")
 """Columns that say what the scores are, so that a file holds one value of each."""
 _SCALES = ("percent", "share")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""What a score may look like; Python's own numbers may be written `6_0` too."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _NOT_GIVEN = {"", "na", "n/a", "nan", "null", "none", "-"}
 
 
@@ -70,7 +76,7 @@ def read_scores(spec: str | Path) -> Scores:
 
 def _published(name: str) -> Scores:
     if name not in score_names():
-        near = difflib.get_close_matches(name, score_names(), n=1, cutoff=0.3)
+        near = difflib.get_close_matches(name, score_names(), n=1, cutoff=0.6)
         raise AnalysisError(
             f"--scores {PAPER}{name}",
             f"{PAPER} and one of {', '.join(score_names())}",
@@ -120,34 +126,29 @@ def _of_file(path: Path) -> Scores:
         notes += (f"The scores of {path.name} are shares in 0..1; they are given here times 100.",)
     unused = [column for column in header if column not in (*_NEEDED, *_ONE_VALUE, "group")]
     if unused:
-        notes += (f"Columns of {path.name} that are not used: {', '.join(unused)}.",)
+        notes += (f"Columns of {path.name} that are not used: {', '.join(name or '(no name)' for name in unused)}.",)
     source = stated.pop("source", "") or path.name
     return Scores(path.stem, values, groups, source=source, notes=notes, **stated)
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line number and cells by column of each row that is not blank."""
-    expected = "a CSV file with the columns language and score"
+    """Line number and cells by column of each row that is not blank; columns without a name and a cell are left out."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            read = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+        text = path.read_bytes().decode("utf-8-sig")
+        first = text.lstrip("\r\n ").partition("\n")[0].rstrip()
+        if "," not in first and any(separator in first for separator in ";\t"):
+            raise _misnamed(path, [first[:60]], "save it with commas between columns")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        read = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnalysisError(
             f"{path} cannot be read ({' '.join(str(error).split())[:100]})",
-            f"{expected}, or {PAPER}NAME such as {PAPER}llama3-sft",
-            "check the path and the file",
+            f"{_EXPECTED}, or {PAPER}NAME such as {PAPER}llama3-sft",
+            "save it as CSV UTF-8" if isinstance(error, UnicodeDecodeError) else "check the path and the file",
         ) from None
     if len(read) < 2:
-        raise AnalysisError(f"{path.name} without rows", expected, "give a file with one row a language")
+        raise AnalysisError(f"{path.name} without rows", _EXPECTED, "give a file with one row a language")
     (_, header), *rows = read
-    missing = [name for name in _NEEDED if name not in header]
-    if missing or len(set(header)) < len(header):
-        raise AnalysisError(
-            f"{path.name} with the columns {', '.join(header)}",
-            f"{expected}, each once and separated by commas",
-            f"add the column {missing[0]}" if missing else "remove the repeated column",
-        )
     for number, cells in rows:
         if len(cells) != len(header):
             raise AnalysisError(
@@ -155,7 +156,21 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
                 f"{len(header)}, as in the header",
                 "mend the line; decimals take a point, not a comma",
             )
-    return [(number, dict(zip(header, cells, strict=True))) for number, cells in rows]
+    kept = [place for place, name in enumerate(header) if name or any(cells[place] for _, cells in rows)]
+    names = [header[place] for place in kept]
+    missing = [name for name in _NEEDED if name not in names]
+    if missing:
+        alike = {name.lower(): name for name in names}
+        steps = [f"rename {alike[name]} to {name}" if name in alike else f"add the column {name}" for name in missing]
+        raise _misnamed(path, names, " and ".join(steps))
+    if len(set(names)) < len(names):
+        raise _misnamed(path, names, "remove the repeated column")
+    return [(number, {header[place]: cells[place] for place in kept}) for number, cells in rows]
+
+
+def _misnamed(path: Path, names: Sequence[str], next_step: str) -> AnalysisError:
+    expected = f"{_EXPECTED}, each once and separated by commas"
+    return AnalysisError(f"{path.name} with the columns {', '.join(names)}", expected, next_step)
 
 
 def _stated(path: Path, rows: Sequence[tuple[int, Mapping[str, str]]], column: str) -> str:
@@ -208,15 +223,14 @@ def _check_number(path: Path, line: _Line) -> None:
             "a score for each language",
             "remove the row, or add the score",
         )
-    try:
-        known = math.isfinite(line.score)
-    except ValueError:
-        known = False
-    if not known:
+    if not _NUMBER.fullmatch(cell) or not math.isfinite(line.score):
+        comma = _DECIMAL_COMMA.fullmatch(cell)
         raise AnalysisError(
             f"{path.name} line {line.number}: score {cell!r} of {line.code}",
             "a number such as 61.7",
-            "write the score as a plain number, without a per cent sign",
+            f"write the decimal with a point: {cell.replace(',', '.')}"
+            if comma
+            else "write the score as a plain number, without a per cent sign",
         )
 
 

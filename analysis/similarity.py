@@ -127,10 +127,14 @@ def debiased_cka(a: Float[np.ndarray, "row row"], b: Float[np.ndarray, "row row"
     return float(np.vdot(a, b)) / own**0.5 if own > 0 else np.nan
 
 
+_TIE = 1e-6
+"""Cosines nearer than this are equal: by so much float32 products of repeated rows differ with their place in a matrix."""
+
+
 def occurrences(cosines: Float[np.ndarray, "source target"], k: int) -> Int[np.ndarray, " target"]:
     """How many sources have each target among their k nearest: its k-occurrence N_k. Ties with the kth count, too."""
     least = np.partition(cosines, -k, axis=1)[:, -k, None]
-    return np.count_nonzero(cosines >= least, axis=0)
+    return np.count_nonzero(cosines >= least - _TIE, axis=0)
 
 
 def hubness_skewness(counts: Int[np.ndarray, " target"]) -> float:

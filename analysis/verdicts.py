@@ -28,12 +28,13 @@ def remarks_on(
     labels: Sequence[str],
     accuracies: Accuracies,
     scores: Scores,
-    relation: str,
+    directions: str,
 ) -> Iterator[str]:
     """The sentences on the tables `correlation` and `partial`, the findings first.
 
     Args:
         labels: the rows' layers, the control aside.
+        directions: the relation, its names expanded.
     """
     yield from _untrained(accuracies)
     yield from _verdicts(correlation, samples, labels, accuracies)
@@ -41,7 +42,7 @@ def remarks_on(
     if len(labels) == 1:
         yield from _remaining(partial, samples)
     yield from _pooled(samples, scores)
-    yield from _limits(accuracies, relation)
+    yield from _limits(accuracies, directions)
     yield from _uncertain(correlation, samples)
 
 
@@ -143,14 +144,15 @@ def _pooled(samples: Sequence[Sample], scores: Scores) -> Iterator[str]:
             yield f"{sample}: {' and '.join(sorted(filter(None, kinds)))} languages are pooled, which inflates r."
 
 
-def _limits(accuracies: Accuracies, relation: str) -> Iterator[str]:
+def _limits(accuracies: Accuracies, directions: str) -> Iterator[str]:
     partners = len(accuracies.languages)
-    directions = (
+    role, _, related = directions.partition(":")
+    which = (
         f"{2 * (partners - 1)} directions that touch it, among all {partners} languages of the result, with a score or not"
-        if relation == "all"
-        else f"directions of --relation {relation}"
+        if role == "all"
+        else f"directions {role} {related.replace(',', ', ')}, itself left out"
     )
-    yield f"Accuracy of a language: the mean over the {directions}."
+    yield f"Accuracy of a language: the mean over the {which}."
     yield (
         "Languages share directions, so their accuracies are not independent; the p-values hold for languages that are exchangeable."
     )

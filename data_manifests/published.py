@@ -76,7 +76,6 @@ class PublishedSet:
     metric: str
     model: str
     """The model's hub id."""
-    system: str
     table: str
     source: str = field(repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
@@ -98,11 +97,8 @@ class PublishedValue:
 class Statement:
     """A number that the paper gives outside its tables."""
 
-    name: str
     where: str
-    claim: str
     value: float
-    note: str = ""
 
 
 @cache
@@ -135,7 +131,7 @@ def language_groups(task: str) -> dict[str, tuple[str, ...]]:
 @cache
 def statements() -> dict[str, Statement]:
     """Name -> what the text and the figures state."""
-    return {each["name"]: Statement(**each) for each in _paper()["statements"]}
+    return {each["name"]: Statement(each["where"], float(each["value"])) for each in _paper()["statements"]}
 
 
 @cache
@@ -197,9 +193,8 @@ def _set_of(table: PublishedTable, row: PublishedRow, name: str, values: Mapping
     of_language = {code: group for group in ("supervised", "transfer") for code in groups[group] if code in values}
     hub_id = _paper()["models"][row.model]["id"]
     return PublishedSet(
-        name, values, of_language, table.task, row.metric, hub_id, row.system, table.number, table.source, table.notes,
-        row.defect,
-    )  # fmt: skip
+        name, values, of_language, table.task, row.metric, hub_id, table.number, table.source, table.notes, row.defect
+    )
 
 
 def model_name(model: str) -> str:

@@ -11,21 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.resample import GROUPS
 from figures.style import COLUMN, CONTROL_DASHES, GREY, SMALL, Line, legend_above, line, paper, percent_axis, sheet
 from probe.errors import AnalysisError
-
-GROUPS = {
-    "mean": "all directions",
-    "low": "low-resource languages",
-    "high": "high-resource languages",
-    "same_script": "same script",
-    "cross_script": "cross script",
-    "to_english": "to English",
-    "from_english": "from English",
-    "aligned": "aligned languages",
-    "not_aligned": "not aligned",
-}
-"""Group of directions or languages -> what people are told."""
 
 RING: dict[str, Any] = {
     "linestyle": "",
@@ -74,7 +62,7 @@ def curves(
     figure = sheet(COLUMN, 54.0)
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, group in zip(panels, shown, strict=True):
-        axes.set_title(GROUPS.get(group, group))
+        axes.set_title(GROUPS[group])
         draw_controls(axes, known[(known["group"] == group) & (known["series"] != "layers")], looks)
         peaks = []
         for name, own in layered[layered["group"] == group].groupby("result", sort=False):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -12,8 +13,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.accuracies import AGGREGATE, MIDDLE, Accuracies
-from analysis.curves import curves as curve_frame
+from analysis.accuracies import AGGREGATE, MIDDLE, Accuracies, labelled, layer_number, middle_layer
+from analysis.curves import curve_of
 from analysis.orders import best_layer, by_cluster, by_family, directions, families, group_means, language_layers
 from analysis.report import Report
 from figures import heatmap
@@ -32,10 +33,10 @@ Frames: TypeAlias = pd.DataFrame | Mapping[str, pd.DataFrame]
 
 
 class Drawing(NamedTuple):
-    """A figure, the numbers in it, and its file's name without a suffix."""
+    """A figure that can be drawn, the numbers in it, and its file's name without a suffix."""
 
     name: str
-    figure: Figure
+    draw: Callable[[], Figure]
     frames: Frames
 
 
@@ -49,6 +50,7 @@ def draw(
     documents: str | Path | None = None,
     draws: int = 10_000,
     seed: int = 0,
+    marks: Mapping[str, int] | None = None,
 ) -> list[Path]:
     """Draw what the inputs allow: PDF, PNG and CSV of each figure.
 
@@ -64,23 +66,31 @@ def draw(
             best of a comparison, the one shown of a correlation.
         order: of languages in heatmaps: by `family`, or by `cluster`.
         documents, draws, seed: of the curves' intervals, as in `analysis.curves`.
+        marks: model of a comparison -> the block that its training aligned, marked on the comparison's curves.
 
     Returns:
         The files that were written.
 
     Raises:
-        AnalysisError: an input that is none of these, names that are not distinct, a layer that an input lacks; nothing is
-            written then.
+        AnalysisError: an input that is none of these, names that are not distinct, a layer that an input lacks, a mark of a model
+            that no comparison holds; nothing is written then.
         RetrievalError: a damaged result, or a folder that cannot be written.
     """
     if order not in ORDERS:
         raise AnalysisError(f"--order {order}", " or ".join(ORDERS), "give one of them")
-    loaded = _named(inputs, names)
+    if not inputs:
+        raise AnalysisError("nothing to draw", "a result or a report", "give the folder of one")
+    loaded = {label: _load(Path(path), label) for label, path in zip(labelled(inputs, names), inputs, strict=True)}
     results = {name: found for name, found in loaded.items() if not isinstance(found, Report)}
     reports = {name: found for name, found in loaded.items() if isinstance(found, Report)}
+    _check_marks(marks or {}, reports)
     drawings = [
         *(drawing for name, found in results.items() for drawing in _of_result(name, found, layer, order)),
-        *(drawing for name, report in reports.items() for drawing in _of_report(name, report, layer, order)),
+        *(
+            drawing
+            for name, report in reports.items()
+            for drawing in _of_report(name, report, layer, order, marks or {})
+        ),
         *_shared_curves(results, documents, draws, seed),
     ]
     files = [_slug(drawing.name) for drawing in drawings]
@@ -89,32 +99,25 @@ def draw(
         raise AnalysisError(
             f"two figures named {twice}", "a name of its own for each input and model", "give other --names"
         )
+    figures = [drawing.draw() for drawing in drawings]
     return [
         path
-        for drawing, file in zip(drawings, files, strict=True)
-        for path in save(drawing.figure, drawing.frames, Path(out) / file)
+        for drawing, figure, file in zip(drawings, figures, files, strict=True)
+        for path in save(figure, drawing.frames, Path(out) / file)
     ]
 
 
-def _named(
-    inputs: Sequence[str | Path], names: Sequence[str] | None
-) -> dict[str, RetrievalResult | Accuracies | Report]:
-    """Name -> what each input holds."""
-    if not inputs:
-        raise AnalysisError("nothing to draw", "a result or a report", "give the folder of one")
-    if names is not None and len(names) != len(inputs):
-        raise AnalysisError(f"{len(names)} names for {len(inputs)} inputs", "one for each", "give --names a,b,…")
-    paths = [Path(path) for path in inputs]
-    labels = list(names) if names else [_own_name(path) for path in paths]
-    slugs = [_slug(label).casefold() for label in labels]
-    twice = next((label for label, slug in zip(labels, slugs, strict=True) if slugs.count(slug) > 1), None)
-    if twice is not None:
-        raise AnalysisError(f"two inputs named {twice}", "a name of its own for each", "give --names a,b,…")
-    return {label: _load(path, label) for label, path in zip(labels, paths, strict=True)}
-
-
-def _own_name(path: Path) -> str:
-    return path.stem if path.is_file() else path.resolve().name
+def _check_marks(marks: Mapping[str, int], reports: Mapping[str, Report]) -> None:
+    compared = {
+        other["name"] for report in reports.values() if report.kind == "comparison" for other in report.facts["others"]
+    }
+    unknown = [name for name in marks if name not in compared]
+    if unknown:
+        raise AnalysisError(
+            f"a mark for {unknown[0]}, which no comparison holds",
+            f"one of {', '.join(sorted(compared)) or 'the models of a comparison'}",
+            "give the name that the comparison has",
+        )
 
 
 def _load(path: Path, name: str) -> RetrievalResult | Accuracies | Report:
@@ -147,7 +150,7 @@ def _shared_curves(
         return
     frame = pd.concat(
         [
-            group_means(found) if isinstance(found, Accuracies) else curve_frame({name: found}, documents, draws, seed)
+            group_means(found) if isinstance(found, Accuracies) else curve_of(name, found, documents, draws, seed)
             for name, found in results.items()
         ],
         ignore_index=True,
@@ -165,7 +168,7 @@ def _curve_figures(prefix: str, frame: pd.DataFrame, depths: Mapping[str, int] |
     for name, groups in (("curves", ("mean", "low")), ("curves-script", ("same_script", "cross_script"))):
         drawn = frame[frame["group"].isin(groups)].dropna(subset="accuracy")
         if len(drawn):
-            yield Drawing(f"{prefix}{name}", curves(drawn, groups, depths), drawn)
+            yield Drawing(f"{prefix}{name}", partial(curves, drawn, groups, depths), drawn)
 
 
 def _of_result(name: str, found: RetrievalResult | Accuracies, layer: str | None, order: str) -> Iterator[Drawing]:
@@ -173,9 +176,10 @@ def _of_result(name: str, found: RetrievalResult | Accuracies, layer: str | None
     chosen, told, file = _place(accuracies, layer)
     ordered, parted = _ordered(order, accuracies.languages, accuracies.at(chosen))
     frame = directions(accuracies, chosen)
-    yield Drawing(f"{name}-heatmap-{file}", heatmap.heatmap(frame, ordered, f"{name}, {told}", parted), frame)
+    whole = partial(heatmap.heatmap, frame, ordered, f"{name}, {told}", parted)
+    yield Drawing(f"{name}-heatmap-{file}", whole, frame)
     means = language_layers(accuracies, ordered)
-    yield Drawing(f"{name}-languages-by-layer", heatmap.layers(means, ordered, name, parted), means)
+    yield Drawing(f"{name}-languages-by-layer", partial(heatmap.layers, means, ordered, name, parted), means)
 
 
 def _place(accuracies: Accuracies, layer: str | None) -> tuple[int | str, str, str]:
@@ -190,9 +194,10 @@ def _place(accuracies: Accuracies, layer: str | None) -> tuple[int | str, str, s
 
 
 def _number(layer: str) -> int:
-    if not (layer.isascii() and layer.isdigit()):
+    number = layer_number(layer)
+    if number is None:
         raise AnalysisError(f"--layer {layer}", "a layer's number, middle or aggregate", "give another --layer")
-    return int(layer)
+    return number
 
 
 def _ordered(order: str, codes: Sequence[str], table: np.ndarray) -> tuple[tuple[str, ...], dict[str, str] | None]:
@@ -203,16 +208,17 @@ def _ordered(order: str, codes: Sequence[str], table: np.ndarray) -> tuple[tuple
 # ---- reports -------------------------------------------------------------------------------------------------
 
 
-def _of_report(name: str, report: Report, layer: str | None, order: str) -> Iterator[Drawing]:
+def _of_report(name: str, report: Report, layer: str | None, order: str, marks: Mapping[str, int]) -> Iterator[Drawing]:
     if report.kind == "correlation":
         yield from _of_correlation(name, report, layer)
     elif report.kind == "comparison":
-        yield from _of_comparison(name, report, layer, order)
+        yield from _of_comparison(name, report, layer, order, marks)
     elif report.kind == "layers":
         yield from _curve_figures(f"{name}-", report.frame("curves"))
     elif report.kind == "measures":
         table = report.tables["layers"]
-        yield Drawing(f"{name}-measures", measures(table.frame, table.columns, table.percent), table.frame)
+        panels = partial(measures, table.frame, table.columns, table.percent)
+        yield Drawing(f"{name}-measures", panels, table.frame)
     else:
         raise AnalysisError(
             f"{name}, a report of kind {report.kind}, has no figure",
@@ -236,11 +242,11 @@ def _of_correlation(name: str, report: Report, layer: str | None) -> Iterator[Dr
             place, f"retrieval accuracy at layer {number}"
         )
         file = place if place in (AGGREGATE, "char") else f"layer{number}"
-        figure = scatter(own["points"], own["band"], own["correlation"], told + directed, measured)
-        yield Drawing(f"{name}-scatter-{file}", figure, own)
+        dots = partial(scatter, own["points"], own["band"], own["correlation"], told + directed, measured)
+        yield Drawing(f"{name}-scatter-{file}", dots, own)
     several = frames["correlation"]["layer"].str.isdigit()
     if frames["correlation"].loc[several, "layer"].nunique() > 1:
-        yield Drawing(f"{name}-by-layer", by_layer(frames["correlation"]), frames["correlation"])
+        yield Drawing(f"{name}-by-layer", partial(by_layer, frames["correlation"]), frames["correlation"])
 
 
 def _held(name: str, layer: str, held: Sequence[str], report: Report) -> str:
@@ -257,25 +263,29 @@ def _held(name: str, layer: str, held: Sequence[str], report: Report) -> str:
     return found
 
 
-def _of_comparison(name: str, report: Report, layer: str | None, order: str) -> Iterator[Drawing]:
+def _of_comparison(
+    name: str, report: Report, layer: str | None, order: str, marks: Mapping[str, int]
+) -> Iterator[Drawing]:
     """Curves over their differences, gains at one layer, and a heatmap beside the base's for each model."""
     table, controls, base = report.frame("layers"), report.frame("controls"), report.facts["base"]["name"]
     for group in ("mean", "low"):
         own = table[table["group"] == group].dropna(subset=["base", "other"])
         if own["layer"].nunique() > 1:
             level = controls[controls["group"] == group]
-            figure = tuned(own, level, base, group)
+            trained = {model: marks[model] for model in own["model"].unique() if model in marks}
             yield Drawing(
-                f"{name}-curves{'' if group == 'mean' else f'-{group}'}", figure, {"layers": own, "controls": level}
+                f"{name}-curves{'' if group == 'mean' else f'-{group}'}",
+                partial(tuned, own, level, base, group, trained),
+                {"layers": own, "controls": level},
             )
     chosen = _compared(name, report, layer)
-    yield Drawing(f"{name}-gains-layer{chosen}", gains(table, chosen), table[table["layer"] == chosen])
+    yield Drawing(f"{name}-gains-layer{chosen}", partial(gains, table, chosen), table[table["layer"] == chosen])
     cells = report.frame("directions")
     for model, own in cells[cells["layer"] == chosen].groupby("model", sort=False):
         square = own.pivot(index="src", columns="tgt", values="base")
         ordered, parted = _ordered(order, list(square.index), square.to_numpy())
-        figure = heatmap.difference(own, ordered, base, str(model), f"layer {chosen}", parted)
-        yield Drawing(f"{name}-difference-{model}-layer{chosen}", figure, own)
+        maps = partial(heatmap.difference, own, ordered, base, str(model), f"layer {chosen}", parted)
+        yield Drawing(f"{name}-difference-{model}-layer{chosen}", maps, own)
 
 
 def _compared(name: str, report: Report, layer: str | None) -> int:
@@ -284,7 +294,7 @@ def _compared(name: str, report: Report, layer: str | None) -> int:
         return int(report.facts["layer"])
     if layer == AGGREGATE or (layer == MIDDLE and not depth):
         raise AnalysisError(f"--layer {layer} of the comparison {name}", "a layer's number", "give another --layer")
-    number = depth // 2 if layer == MIDDLE else _number(layer)
+    number = middle_layer(depth) if layer == MIDDLE else _number(layer)
     if number not in report.facts["layers"]:
         raise AnalysisError(
             f"layer {number}, which {name} does not have",

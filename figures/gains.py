@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figures.curves import GROUPS, series_handles
+from analysis.resample import GROUPS
+from figures.curves import series_handles
 from figures.style import COLUMN, GREY, legend_above, line, paper, sheet
 from probe.errors import AnalysisError
 

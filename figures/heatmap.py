@@ -25,6 +25,9 @@ _MANY = 60
 """Languages from which on the cells are too small for a minus."""
 
 
+_BAR: dict[str, Any] = {"location": "bottom", "aspect": 35, "pad": 0.02, "format": percent}
+
+
 @paper()
 def heatmap(frame: pd.DataFrame, order: Sequence[str], title: str, families: Mapping[str, str] | None = None) -> Figure:
     """Accuracy of every direction: sources are rows, targets are columns.
@@ -44,16 +47,7 @@ def heatmap(frame: pd.DataFrame, order: Sequence[str], title: str, families: Map
     axes = figure.subplots()
     image = _cells(axes, table, SEQUENTIAL, 0.0, _top([table]))
     axes.set(title=title, xlabel="target", ylabel="source")
-    figure.colorbar(
-        image,
-        ax=axes,
-        location="bottom",
-        shrink=0.7,
-        aspect=35,
-        pad=0.02,
-        label="retrieval accuracy (%)",
-        format=percent,
-    )
+    figure.colorbar(image, ax=axes, shrink=0.7, label="retrieval accuracy (%)", **_BAR)
     _label(axes.xaxis, order, upright=True)
     _label(axes.yaxis, order)
     if families:
@@ -97,9 +91,8 @@ def difference(
         for colour, far, near in (("black", -0.5, -_VISIBLE), ("white", -np.inf, -0.5)):
             rows, columns = np.nonzero((tables[2] >= far * limit) & (tables[2] < near * limit))
             panels[2].plot(columns, rows, "_", color=colour, markersize=2.2, markeredgewidth=0.5, label="_below zero")
-    bar: dict[str, Any] = {"location": "bottom", "aspect": 35, "pad": 0.02}
-    figure.colorbar(images[1], ax=panels[:2], shrink=0.5, label="retrieval accuracy (%)", format=percent, **bar)
-    figure.colorbar(images[2], ax=panels[2], shrink=1.0, label="difference (points)", format=percent, **bar)
+    figure.colorbar(images[1], ax=panels[:2], shrink=0.5, label="retrieval accuracy (%)", **_BAR)
+    figure.colorbar(images[2], ax=panels[2], shrink=1.0, label="difference (points)", **_BAR)
     for axes, name in zip(panels, (base, other, f"{other} minus {base}"), strict=True):
         axes.set(title=name, xlabel="target")
         _label(axes.xaxis, order, upright=True)
@@ -141,16 +134,7 @@ def layers(frame: pd.DataFrame, order: Sequence[str], title: str, families: Mapp
         _cells(panels[1], beside.to_numpy(), SEQUENTIAL, 0.0, top, aspect="auto")
         panels[1].set_xticks(range(len(beside.columns)), list(beside.columns), rotation=90)
         panels[1].set_title("control")
-    figure.colorbar(
-        image,
-        ax=panels,
-        location="bottom",
-        shrink=0.7,
-        aspect=35,
-        pad=0.02,
-        label="mean retrieval accuracy (%)",
-        format=percent,
-    )
+    figure.colorbar(image, ax=panels, shrink=0.7, label="mean retrieval accuracy (%)", **_BAR)
     _label(panels[0].yaxis, order)
     if families:
         for axes in panels:

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.resample import GROUPS
 from figures.curves import (
-    GROUPS,
     Peak,
     best_handle,
     control_handles,
@@ -74,7 +74,7 @@ def tuned(
                 [layer], [0], "^", transform=axes.get_xaxis_transform(), color=looks[name].colour, markersize=5,
                 clip_on=False, zorder=5, label=f"_aligned {name}",
             )  # fmt: skip
-    above.set_title(GROUPS.get(group, group))
+    above.set_title(GROUPS[group])
     percent_axis(above)
     percent_axis(below, f"difference from\n{base} (points)")
     layer_axis(below)

@@ -37,7 +37,10 @@ Langs = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="Take the first N sentences only.")]
 Names = Annotated[
-    str | None, typer.Option(help="What to call the inputs, comma-separated, one for each (of compare, the base first); not given: the names of their folders.")
+    str | None,
+    typer.Option(
+        help="What to call the inputs, comma-separated, one for each (of compare, the base first); not given: the names of their folders."
+    ),
 ]
 Documents = Annotated[
     str | None,
@@ -259,14 +262,12 @@ def retrieve(
 
 
 def _show_result(summary: dict[str, Any], as_json: bool) -> None:
-    from rich.console import Console
-
     from probe.tables import retrieval_table
 
     if as_json:
         _print_json(summary)
     else:
-        Console(width=None if sys.stdout.isatty() else 100).print(retrieval_table(summary))
+        _show(retrieval_table(summary), 100)
 
 
 @app.command()
@@ -294,11 +295,11 @@ def correlate(
     ] = None,
     exclude: Annotated[str | None, typer.Option(help="Leave these languages or this group out.")] = None,
     given: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Partial correlation given at most two of tokens, script, level, char; not given: each that is known, singly."
         ),
-    ] = "",
+    ] = None,
     draws: Draws = 10_000,
     permutations: Annotated[int, typer.Option(min=100, help="Random permutations, above 8 languages.")] = 10_000,
     seed: Seed = 0,
@@ -311,7 +312,7 @@ def correlate(
 
     report = correlated(
         Accuracies.read(result), read_scores(scores), layer=layer, relation=relation, langs=langs, exclude=exclude,
-        given=tuple(part.strip() for part in given.split(",")) if given else (), draws=draws, permutations=permutations, seed=seed,
+        given=_listed(given) or (), draws=draws, permutations=permutations, seed=seed,
     )  # fmt: skip
     _finish_report(report, out, as_json)
 
@@ -338,9 +339,8 @@ def compare(
     from analysis.compare import compare as compared
 
     report = compared(
-        base, others, names=names.split(",") if names else None, layer=layer, aligned=aligned, documents=documents,
-        draws=draws, seed=seed,
-    )  # fmt: skip
+        base, others, names=_listed(names), layer=layer, aligned=aligned, documents=documents, draws=draws, seed=seed
+    )
     _finish_report(report, out, as_json)
 
 
@@ -395,7 +395,12 @@ def figures(
     ],
     out: Annotated[Path, typer.Option(help="The folder for PDF, PNG and CSV files.")],
     names: Names = None,
-    layer: Annotated[str | None, typer.Option(help="Layer of the heatmaps, scatters and gains: a number, middle or aggregate; not given: the best one, or the report's own.")] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="Layer of the heatmaps, scatters and gains: a number, middle or aggregate; not given: the best one, or the report's own."
+        ),
+    ] = None,
     order: Annotated[str, typer.Option(help="Languages in heatmaps by family or cluster.")] = "family",
     documents: Documents = None,
     draws: Draws = 10_000,
@@ -406,9 +411,8 @@ def figures(
     from figures.draw import draw
 
     files = draw(
-        inputs, out, names=names.split(",") if names else None, layer=layer, order=order, documents=documents,
-        draws=draws, seed=seed,
-    )  # fmt: skip
+        inputs, out, names=_listed(names), layer=layer, order=order, documents=documents, draws=draws, seed=seed
+    )
     if as_json:
         _print_json({"files": [str(path) for path in files]})
     else:
@@ -432,6 +436,11 @@ def report(
 ) -> None:
     """One offline HTML page of a run; or paper-audit, the paper's claims tested."""
     if source == "paper-audit":
+        if documents is not None:
+            raise ProbeError(
+                f"--documents {documents} with paper-audit", "a result, a comparison or a run, whose sentences they group",
+                "leave --documents out",
+            )  # fmt: skip
         from analysis.audit import audit
 
         _finish_report(audit(), out, as_json)
@@ -447,8 +456,6 @@ def report(
 
 def _finish_report(report: Any, out: Path | None, as_json: bool) -> None:
     """Save a report and show it."""
-    from rich.console import Console
-
     from probe.tables import report_tables
 
     if out is not None:
@@ -456,9 +463,203 @@ def _finish_report(report: Any, out: Path | None, as_json: bool) -> None:
     if as_json:
         _print_json(report.as_json())
         return
-    Console(width=None if sys.stdout.isatty() else 120).print(report_tables(report))
+    _show(report_tables(report), 120)
     if out is not None:
         print(f"Report  {out / 'report.md'} (tables beside it as CSV, Markdown and LaTeX)")
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Option(help="A recipe's name (paper-as-written, paper-as-run, align) or a YAML file.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The adapter to write: a folder.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key: align.temperature=0.5; may be given several times.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the recipe with the source of every constant, and stop.")
+    ] = False,
+    device: Device = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code from the model's repository.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train a LoRA adapter: alignment, a task, or both in turns."""
+    from align.recipe import load_recipe, shown
+
+    if show:
+        print(shown(load_recipe(recipe, changes or ())), end="")
+        return
+    if out is None:
+        raise ProbeError(
+            "probe train without --out", "a folder for the adapter", "give --out, or --show to see the recipe"
+        )
+    from dataclasses import asdict
+
+    from align.train import train as trained
+    from probe.progress import TrainingProgress
+
+    asked = load_recipe(recipe, changes or ())
+    with TrainingProgress(asked.updates) as progress:
+        result = trained(
+            asked, out, device=device, overwrite=overwrite, trust_remote_code=trust_remote_code, observe=progress
+        )
+    if as_json:
+        _print_json({**asdict(result), "adapter": str(result.adapter)})
+    else:
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in (result.development or {}).items())
+        print(f"{out}: best at update {result.best_update} of {result.updates}, development loss {losses} (nats)")
+
+
+@app.command()
+def merge(
+    task: Annotated[Path, typer.Argument(help="The adapter of the task.", metavar="TASK_ADAPTER")],
+    align: Annotated[Path, typer.Argument(help="The adapter of the alignment.", metavar="ALIGN_ADAPTER")],
+    out: Annotated[Path, typer.Option(help="The adapter to write: a folder.")],
+    weight: Annotated[float, typer.Option(help="w in w TASK + (1 - w) ALIGN.")] = 0.9,
+    method: Annotated[
+        str, typer.Option(help="exact (ranks add), svd (its best lower rank) or linear (PEFT's factor average).")
+    ] = "exact",
+    rank: Annotated[int | None, typer.Option(help="Rank of svd; not given: the larger of the two.")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(help="Weights to try, as 0.5,0.7,0.9; the one of the lowest loss on --task-data is taken."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The base model, for --search.")] = None,
+    task_data: Annotated[Path | None, typer.Option(help="jsonl of development examples, for --search.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Merge two LoRA adapters into one, without the base model."""
+    from dataclasses import asdict
+    from typing import cast
+
+    from align.merge import Method, merge_adapters, write_merged_card
+
+    losses: dict[float, float] = {}
+    if search is not None:
+        if model is None or task_data is None:
+            raise ProbeError(
+                "--search without --model or --task-data", "both", "give --model BASE --task-data dev.jsonl"
+            )
+        from align.search import search_weight
+
+        losses = search_weight(
+            task, align, _weights(search), model=model, task_data=task_data, method=cast(Method, method), rank=rank,
+            device=device, observe=lambda tried, loss: print(f"weight {tried}: loss {loss:.4f}", file=sys.stderr),
+        )  # fmt: skip
+        weight = min(losses, key=lambda tried: losses[tried])
+    merged = merge_adapters(task, align, out, weight, cast(Method, method), rank)
+    write_merged_card(out, task, align, merged, losses)
+    if as_json:
+        searched = [{"weight": tried, "loss": loss} for tried, loss in losses.items()]
+        _print_json(
+            {"adapter": str(out), **asdict(merged), "relative_error": merged.relative_error, "search": searched}
+        )
+    else:
+        print(
+            f"{out}: {weight} x {task} + {1 - weight:.3g} x {align}, {method}, {len(merged.modules)} modules, relative error {merged.relative_error:.1e}"
+        )
+
+
+def _weights(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ProbeError(f"--search {text}", "numbers in 0..1", "give for example --search 0.5,0.7,0.9") from None
+
+
+@app.command()
+def reprobe(
+    base: Annotated[Path, typer.Option(help="The retrieval result of the base model.", metavar="RESULT")],
+    adapter: Annotated[str, typer.Option(help="The adapter: folder or hub id.")],
+    out: Annotated[Path, typer.Option(help="Where store, result, comparison, figures and page go.")],
+    model: Annotated[
+        str | None, typer.Option(help="The base model; not given: the one that RESULT names (hub ids and builtin).")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="The corpus; not given: the named one that RESULT was made from.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="The base model's store: RESULT is retrieved from it where it is not there yet.")
+    ] = None,
+    aligned: Annotated[str | None, typer.Option(help="Languages that were aligned, for their gains.")] = None,
+    device: Device = "auto",
+    backend: Annotated[str, typer.Option(help="auto (faiss where installed), faiss or torch.")] = "auto",
+    documents: Documents = None,
+    draws: Draws = 10_000,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Probe a model with an adapter as the base was probed, and compare."""
+    from align.adapter import attach, find_adapter
+    from probe.extract import Settings, extract_all
+    from probe.progress import ExtractionProgress, RetrievalProgress
+    from probe.results import RetrievalResult
+    from probe.retrieve import retrieve_all
+    from probe.sources import load_corpus
+
+    with RetrievalProgress() as advance:
+        if store is not None and not (base / "summary.json").exists():
+            retrieve_all(store, backend=backend, device=device, out=base, advance=advance)
+    result = RetrievalResult.load(base)
+    made = result.settings
+    if "model" not in made:
+        raise ProbeError(
+            f"{base}, made from arrays", "a result of a model's store", "probe extract and retrieve the base first"
+        )
+    folder = find_adapter(adapter)
+    texts = load_corpus(
+        corpus or made["corpus"]["name"], ",".join(result.languages), made["corpus"]["split"], result.rows
+    )
+    settings = Settings(
+        ",".join(map(str, sorted(result.layers))), (made["pooling"],), made["store_dtype"], made["final_norm"],
+        made["batch_tokens"], made["truncate"],
+    )  # fmt: skip
+    with ExtractionProgress() as progress:
+        extract_all(
+            model or made["model"]["name"], texts, out / "store", settings=settings, revision=made["model"]["revision"],
+            adapter=folder, attach=attach, dtype=made["dtype"], device=device, observer=progress,
+        )  # fmt: skip
+    with RetrievalProgress() as advance:
+        retrieve_all(
+            out / "store", k=made["k"], margin=made["margin"], backend=backend, device=device, pool=made["pooling"],
+            centre=made.get("centre", False), controls=bool(result.controls), out=out / "result", advance=advance,
+        )  # fmt: skip
+    report = _compare_and_draw(base, out / "result", out, folder.name, aligned, documents, draws, seed)
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        from probe.tables import report_tables
+
+        _show(report_tables(report), 120)
+        print(f"Page    {out / 'report.html'}\nFigures {out / 'figures'}\nReport  {out / 'comparison' / 'report.md'}")
+
+
+def _compare_and_draw(
+    base: Path, other: Path, out: Path, name: str, aligned: str | None, documents: str | None, draws: int, seed: int
+) -> Any:
+    """The comparison of two results, its figures and its page, below a folder."""
+    from analysis.compare import compare as compared
+    from figures.draw import draw
+    from figures.page import build_page
+
+    names = ["base", name if name != "base" else "aligned"]
+    report = compared(base, [other], names=names, aligned=aligned, documents=documents, draws=draws, seed=seed)
+    report.save(out / "comparison")
+    draw(
+        [base, other, out / "comparison"],
+        out / "figures",
+        names=[*names, "comparison"],
+        documents=documents,
+        draws=draws,
+        seed=seed,
+    )
+    build_page(out / "comparison", out / "report.html", documents=documents)
+    return report
 
 
 @app.command()
@@ -504,7 +705,6 @@ def data_list(
     """The named corpora with licence and sources, or the languages."""
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.table import Table
 
     from data_manifests import corpus_manifest, corpus_names, language_sets
@@ -538,7 +738,7 @@ def data_list(
                 for source in manifest.sources
             )
             table.add_row(name, str(len(manifest.languages)), rows, manifest.licence, sources)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    _show(table, 120)
 
 
 @data.command("fetch")
@@ -570,7 +770,6 @@ def data_verify(
     """Counts, alignment, duplicates, digests, and the script of each file against its code."""
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.table import Table
 
     from probe.sources import load_corpus
@@ -594,7 +793,7 @@ def data_verify(
                 *numbers,
                 check.sha256[:12],
             )
-        Console(width=None if sys.stdout.isatty() else 100).print(table)
+        _show(table, 100)
         print(f"{len(checks)} languages, {len(faults)} faults")
     if faults:
         raise ProbeError(
@@ -619,6 +818,18 @@ def doctor(as_json: Json = False) -> None:
             value = "; ".join(map(str, value)) or "none"
         print(f"{name:14} {value}")
     print("\n".join(f"PROBLEM {problem}" for problem in problems) or "no problem found")
+
+
+def _listed(given: str | None) -> tuple[str, ...] | None:
+    """The parts of a comma-separated option; None where it is not given."""
+    return None if given is None else tuple(part.strip() for part in given.split(","))
+
+
+def _show(table: Any, width: int) -> None:
+    """Print for people: as wide as the terminal, or a fixed number of columns where it goes elsewhere."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
 def _print_json(value: Any) -> None:

@@ -17,6 +17,9 @@ from data_manifests import language_aliases, language_sets, languages
 from probe.errors import CorpusError
 
 _CODE_SHAPE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
+_CODE_LIKE = re.compile(r"([a-z]+)[_-]([a-z]{4,})")
+_NEAR = 0.75
+"""Share of letters in common from which a name is suggested for another."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -95,12 +98,15 @@ def read_folder(
     return ParallelCorpus(name or folder.resolve().name, split or "", sentences, f"folder {folder.name}")
 
 
-def resolve_languages(langs: str | None, available: Sequence[str], place: str) -> tuple[str, ...]:
+def resolve_languages(
+    langs: str | None, available: Sequence[str], place: str, words: Sequence[str] = ()
+) -> tuple[str, ...]:
     """The codes that `langs` names, in its order, each once.
 
     Args:
         langs: comma-separated codes (`swh_Latn`), aliases (`sw`, `sw-KE`) or sets (`paper35`); None or `all` = `available`.
         place: what holds the available languages, for the message.
+        words: other names that the option takes, which a misspelt one may have meant.
 
     Raises:
         CorpusError: a name that is no language, or a language that is not available.
@@ -109,7 +115,7 @@ def resolve_languages(langs: str | None, available: Sequence[str], place: str) -
         return tuple(available)
     codes: list[str] = []
     for part in filter(None, (part.strip() for part in langs.split(","))):
-        codes.extend(language_sets().get(part) or (_code_of(part, available),))
+        codes.extend(language_sets().get(part) or (_code_of(part, available, words),))
     if not codes:
         raise CorpusError(f"--langs {langs!r}", "at least one language", "give codes such as eng_Latn,deu_Latn")
     for code in codes:
@@ -122,24 +128,45 @@ def resolve_languages(langs: str | None, available: Sequence[str], place: str) -
     return tuple(dict.fromkeys(codes))
 
 
-def _code_of(given: str, available: Sequence[str]) -> str:
+def _code_of(given: str, available: Sequence[str], words: Sequence[str]) -> str:
     code = language_aliases().get(given, given)
     if code in languages() or code in available:
         return code
-    near = difflib.get_close_matches(given.lower(), _names(), n=1, cutoff=0.5)
-    hint = f"did you mean {_names()[near[0]]}?" if near else "`probe data list --languages` shows them"
+    near = _nearest(given.lower(), words)
+    hint = f"did you mean {near}?" if near else "`probe data list --languages` shows them"
     raise CorpusError(
         f"unknown language {given!r}", "a FLORES-200 code, an ISO 639-1 code or a set such as paper35", hint
     )
 
 
+def _nearest(given: str, words: Sequence[str]) -> str | None:
+    """What a name in lower case was probably meant to be; None where nothing is near.
+
+    Of a code with a script, the language alone decides: four letters of script in common make no two languages alike.
+    """
+    if near := difflib.get_close_matches(given, words, n=1, cutoff=_NEAR):
+        return near[0]
+    code = _CODE_LIKE.fullmatch(given)
+    stem, script = code.groups() if code else (given, "")
+    if code and (same := [other for other in languages() if other.startswith(f"{stem}_")]):
+        return difflib.get_close_matches(given, same, n=1, cutoff=0)[0]
+    for other in languages().values():  # a macrolanguage, or its code's last letter mistyped: swa and swh are both sw
+        short = stem[:2] if len(stem) == 3 else None
+        if short == other.iso639_1 == other.iso639_3[:2] and script in ("", other.script.lower()):
+            return other.code
+    if code or stem in _names():
+        return _names().get(stem)
+    near = difflib.get_close_matches(stem, [name for name in _names() if len(name) > 2], n=1, cutoff=_NEAR)
+    return _names()[near[0]] if near and len(stem) > 2 else None
+
+
 @cache
 def _names() -> dict[str, str]:
     """What people call a language, in lower case -> its code, or the name of a set."""
-    names = {name: name for name in language_sets()} | {code.lower(): code for code in languages()}
+    names = {name: name for name in language_sets()}
     for code, language in languages().items():
-        for name in (language.iso639_1, language.massive, language.iso639_3, language.name):
-            names.setdefault((name or code).lower(), code)
+        for name in filter(None, (language.iso639_1, language.massive, language.iso639_3, language.name)):
+            names.setdefault(name.lower(), code)
     return names
 
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import errno
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_manifests import languages as known_languages
+from data_manifests import language
 from probe.errors import RetrievalError
 from probe.store import layer_name, write_json
 
@@ -191,26 +192,14 @@ class RetrievalResult:
         """Read a saved result back (predictions aside).
 
         Raises:
-            RetrievalError: no result there, one of another schema, or a damaged one.
+            RetrievalError: no result there, one of another schema, or a damaged one: a file that is missing, cut short, or of another
+                run.
         """
         folder = Path(folder)
-        try:
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise RetrievalError(
-                f"{folder} holds no readable summary.json",
-                "a result made by `probe retrieve`",
-                "run `probe retrieve` again",
-            ) from None
-        if summary.get("schema") != SCHEMA:
-            raise RetrievalError(
-                f"{folder} has schema {summary.get('schema')}",
-                f"schema {SCHEMA}",
-                "run `probe retrieve` again with this version",
-            )
+        summary = _read_summary(folder)
         try:
             return cls._from_files(folder, summary)
-        except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        except ValueError as error:
             raise RetrievalError(
                 f"{folder} is damaged ({' '.join(str(error).split())[:120]})",
                 "the files that `probe retrieve` wrote",
@@ -219,27 +208,27 @@ class RetrievalResult:
 
     @classmethod
     def _from_files(cls, folder: Path, summary: Mapping[str, Any]) -> RetrievalResult:
-        codes = tuple(summary["languages"])
-        mexa = _read_mexa(folder / "mexa.csv", codes)
-        layers, controls = {}, {}
-        with h5py.File(folder / "hits.h5", "r") as h5:
-            for name in h5:
-                cells = Cells(
-                    h5[name][()],
-                    mexa[name],
-                    summary["nonpositive_denominators"].get(str(int(name)), 0) if name.isdigit() else 0,
-                )
-                if name.isdigit():
-                    layers[int(name)] = cells
-                else:
-                    controls[name] = cells
-        with (folder / "languages.csv").open(encoding="utf-8", newline="") as stream:
-            table = list(csv.DictReader(stream))
-        if [row["language"] for row in table] != list(codes) or {*layers, *controls} != _keys(summary):
-            raise ValueError("its files name other languages or layers than summary.json")
-        tokens = {row["language"]: float(row["tokens_per_sentence"]) for row in table if row["tokens_per_sentence"]}
-        duplicates = {row["language"]: int(row["duplicate_rows"]) for row in table}
-        return cls(codes, summary["rows"], layers, controls, tokens, duplicates, summary["settings"])
+        with _reading("summary.json"):
+            codes, rows, nonpositive, settings = _checked(summary)
+            means = _means(summary)
+        with _reading("mexa.csv"):
+            mexa = _read_mexa(folder / "mexa.csv", codes)
+        with _reading("hits.h5"):
+            hits = _read_hits(folder / "hits.h5", codes, rows)
+        with _reading("languages.csv"):
+            tokens, duplicates = _read_languages(folder / "languages.csv", codes)
+        for name, held in (("hits.h5", hits), ("mexa.csv", mexa)):
+            if {*held} != {*means}:
+                raise ValueError(f"{name} holds other layers or controls than summary.json")
+        cells = {key: Cells(hits[key], mexa[key], nonpositive.get(str(key), 0)) for key in hits}
+        layers = {key: of for key, of in cells.items() if isinstance(key, int)}
+        controls = {key: of for key, of in cells.items() if isinstance(key, str)}
+        result = cls(codes, rows, layers, controls, tokens, duplicates, settings)
+        for key, mean in means.items():
+            found = float(np.nanmean(result.accuracy(key)))
+            if not np.isclose(found, mean, rtol=0, atol=1e-9):
+                raise ValueError(f"the mean of {_told(key)} is {found:.6f} in hits.h5 and {mean:.6f} in summary.json")
+        return result
 
     def _directions(self) -> Iterator[tuple[int, int]]:
         count = len(self.languages)
@@ -266,8 +255,8 @@ class RetrievalResult:
 
     def _language_rows(self) -> Iterator[tuple]:
         for code in self.languages:
-            language = known_languages().get(code)
-            facts = (language.script, language.family, language.level) if language else (script_of(code), None, None)
+            known = language(code)
+            facts = (known.script, known.family, known.level) if known else (script_of(code), None, None)
             yield code, self.tokens.get(code), *facts, self.duplicates.get(code, 0)
 
 
@@ -295,7 +284,7 @@ def direction_groups(codes: Sequence[str]) -> dict[str, np.ndarray]:
 
 def resource_groups(codes: Sequence[str]) -> dict[str, np.ndarray]:
     """`high` and `low` -> (language,) bool mask, by NLLB resource level."""
-    levels = [language.level if (language := known_languages().get(code)) else None for code in codes]
+    levels = [known.level if (known := language(code)) else None for code in codes]
     return {level: np.array([own == level for own in levels]) for level in ("high", "low")}
 
 
@@ -304,9 +293,78 @@ def _language_accuracy(share: np.ndarray) -> np.ndarray:
     return np.nanmean(np.concatenate([share, share.T], axis=1), axis=1)
 
 
-def _keys(summary: Mapping[str, Any]) -> set[int | str]:
-    """The layers and controls of a summary."""
-    return {row["layer"] for row in summary["layers"]} | set(summary["controls"])
+def _read_summary(folder: Path) -> Mapping[str, Any]:
+    """The object in `summary.json`, of our schema.
+
+    Raises:
+        RetrievalError: there is none, with what the folder is instead.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        given, next_step = f"{folder} holds no readable summary.json", "run `probe retrieve` again"
+        if not folder.exists():
+            given, next_step = f"{folder} is not there", "check the path"
+        elif not (folder / "summary.json").exists() and (folder / "manifest.json").exists():
+            given, next_step = f"{folder} is a store", f"run `probe retrieve {folder} --out RESULT`"
+        elif not (folder / "summary.json").exists() and (folder / "report.json").exists():
+            given, next_step = f"{folder} is a report", "give the result it was made from"
+        raise RetrievalError(given, "a result made by `probe retrieve`", next_step) from None
+    if not isinstance(summary, dict):
+        raise RetrievalError(
+            f"{folder}/summary.json holds {json.dumps(summary)[:40]}",
+            "the summary that `probe retrieve` wrote",
+            "run `probe retrieve` again with --overwrite",
+        )
+    if summary.get("schema") != SCHEMA:
+        raise RetrievalError(
+            f"{folder} has schema {summary.get('schema')}",
+            f"schema {SCHEMA}",
+            "run `probe retrieve` again with this version",
+        )
+    return summary
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Name the file in which something is missing, malformed or of another run.
+
+    Raises:
+        ValueError: with the file's name.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, TypeError, AttributeError, csv.Error) as error:
+        raise ValueError(f"{name}: {error}") from error
+    except LookupError as error:
+        raise ValueError(f"{name} lacks {error}") from error
+
+
+def _checked(summary: Mapping[str, Any]) -> tuple[tuple[str, ...], int, Mapping[str, int], Mapping[str, Any]]:
+    """Languages, rows, denominators of zero or less, and settings, each of its type."""
+    kinds = {"languages": list, "rows": int, "nonpositive_denominators": dict, "settings": dict}
+    for key, kind in kinds.items():
+        if not isinstance(summary[key], kind):
+            raise TypeError(f"{key} is {json.dumps(summary[key])[:40]}")
+    codes, rows = tuple(map(str, summary["languages"])), summary["rows"]
+    if len(set(codes)) < 2 or len(set(codes)) < len(codes) or rows < 1:
+        raise ValueError(f"{len(codes)} languages ({', '.join(codes[:3])} ...) of {rows} rows")
+    return codes, rows, summary["nonpositive_denominators"], summary["settings"]
+
+
+def _means(summary: Mapping[str, Any]) -> dict[int | str, float]:
+    """Layer or control -> its mean accuracy as the summary tells it."""
+    tables = [(int(row["layer"]), row) for row in summary["layers"]] + [*summary["controls"].items()]
+    return {key: float(row["mean"]) for key, row in tables}
+
+
+def _told(key: int | str) -> str:
+    return f"layer {key}" if isinstance(key, int) else key
+
+
+def _key(name: str) -> int | str:
+    """The layer, or the control, that a table or data set is named after."""
+    return int(name) if name.isdecimal() else name
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -320,18 +378,45 @@ def _english_mean(mexa: np.ndarray, codes: Sequence[str]) -> float | None:
     return float(np.nanmean(mexa[list(codes).index("eng_Latn")]))
 
 
-def _read_mexa(path: Path, codes: Sequence[str]) -> dict[str, np.ndarray]:
+def _read_hits(path: Path, codes: Sequence[str], rows: int) -> dict[int | str, np.ndarray]:
+    """Layer or control -> (source, target, byte) packed hits."""
+    shape = (len(codes), len(codes), -(-rows // 8))
+    with h5py.File(path, "r") as h5:
+        if [*h5.attrs["languages"]] != [*codes] or h5.attrs["rows"] != rows:
+            raise ValueError("its languages or rows are others than those of summary.json")
+        for name, table in h5.items():
+            if (table.shape, table.dtype) != (shape, np.uint8):
+                raise ValueError(f"{name} is {table.dtype} {table.shape}, not uint8 {shape}")
+        return {_key(name): table[()] for name, table in h5.items()}
+
+
+def _read_mexa(path: Path, codes: Sequence[str]) -> dict[int | str, np.ndarray]:
+    """Layer or control -> (language, language) scores."""
     position = {code: i for i, code in enumerate(codes)}
-    tables: dict[str, np.ndarray] = {}
+    tables: dict[int | str, np.ndarray] = {}
+    told: Counter[int | str] = Counter()
     with path.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            name = layer_name(int(row["layer"])) if row["layer"].isdigit() else row["layer"]
-            if name not in tables:
-                tables[name] = np.full((len(codes), len(codes)), np.nan)
-            table = tables[name]
+            key = _key(row["layer"])
+            table = tables.setdefault(key, np.full((len(codes), len(codes)), np.nan))
             a, b = position[row["lang_a"]], position[row["lang_b"]]
             table[a, b] = table[b, a] = float(row["mexa"])
+            told[key] += 1
+    pairs = len(codes) * (len(codes) - 1) // 2
+    for key, count in told.items():
+        if count != pairs:
+            raise ValueError(f"{_told(key)} has {count} pairs of languages, not {pairs}")
     return tables
+
+
+def _read_languages(path: Path, codes: Sequence[str]) -> tuple[dict[str, float], dict[str, int]]:
+    """Tokens a sentence, where known, and repeated rows of each language."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    if [row["language"] for row in table] != list(codes):
+        raise ValueError("its languages are others than those of summary.json")
+    tokens = {row["language"]: float(row["tokens_per_sentence"]) for row in table if row["tokens_per_sentence"]}
+    return tokens, {row["language"]: int(row["duplicate_rows"]) for row in table}
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterator[tuple]) -> None:

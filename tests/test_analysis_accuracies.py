@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.accuracies import Accuracies, language_means, name_of, short_name
+from analysis.accuracies import Accuracies, labelled, language_means, layer_number, short_name
 from probe.errors import AnalysisError
 from probe.results import RetrievalResult
 
@@ -26,7 +26,8 @@ def test_folder_and_table_hold_the_same_accuracies(result: RetrievalResult, tmp_
     folder, table = Accuracies.read(tmp_path / "run"), Accuracies.read(tmp_path / "run" / "accuracy.csv")
     assert folder.name == "run"
     assert (folder.languages, folder.layers, folder.depth) == (CODES, (0, 1, 2, 3, 4), 4)
-    np.testing.assert_array_equal(table.of_languages(CODES).values, folder.values)
+    order = np.array([table.languages.index(code) for code in CODES])
+    np.testing.assert_array_equal(table.values[:, order[:, None], order], folder.values)
     np.testing.assert_array_equal(folder.values[3], result.accuracy(3))
     assert table.controls == {}
     assert set(folder.controls) == {"char", "length"}
@@ -85,7 +86,16 @@ def test_an_unknown_relation_is_refused(relation: str) -> None:
         (lambda table: table.iloc[1:], "99 rows for 5 layers and 5 languages"),
         (lambda table: pd.concat([table.iloc[1:], table.iloc[1:2]]), "100 rows"),
         (lambda table: table.iloc[:0], "without rows"),
-        (lambda table: table.assign(layer="first"), "invalid literal"),
+        (lambda table: table.assign(layer="first"), "could not convert string to float: 'first'"),
+        (lambda table: table.assign(layer=table["layer"] + 0.5), "layer 0.5 in row 2 .*whole numbers"),
+        (lambda table: table.assign(layer=table["layer"] - 1), "layer -1 in row 2"),
+        (lambda table: table.assign(n=table["n"] + 0.5), "n 60.5 in row 2"),
+        (lambda table: table.assign(n=0), "n 0 in row 2"),
+        (lambda table: table.assign(n=30), "accuracy [\\d.]+ in row .*expected correct / n"),
+        (
+            lambda table: table.assign(accuracy=table["accuracy"].where(table.index != 7, 0.999)),
+            r"accuracy 0.999 in row 9 \(.* to .*\); expected correct / n of that row",
+        ),
     ],
 )
 def test_a_faulty_table_is_refused(
@@ -98,18 +108,39 @@ def test_a_faulty_table_is_refused(
         Accuracies.read(path)
 
 
+def test_an_accuracy_may_be_rounded(result: RetrievalResult, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    table = pd.read_csv(tmp_path / "accuracy.csv")
+    table.assign(accuracy=table["accuracy"].round(3)).to_csv(tmp_path / "rounded.csv", index=False)
+    rounded, whole = (Accuracies.read(tmp_path / f"{name}.csv") for name in ("rounded", "accuracy"))
+    np.testing.assert_allclose(rounded.values, whole.values, atol=5.1e-4)
+
+
+def test_a_model_of_one_block_has_no_aggregate(simulate: Callable[..., RetrievalResult]) -> None:
+    one = Accuracies.of_result(simulate(languages=CODES, depth=1, rows=30), "small")
+    with pytest.raises(AnalysisError, match="aggregate of small, whose model has one block"):
+        one.at("aggregate")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("16", 16), ("007", 7), ("²", None), ("\u0661", None), ("-1", None), ("1.0", None), ("", None)]
+)
+def test_a_layer_s_number_is_a_plain_decimal(text: str, number: int | None) -> None:
+    assert layer_number(text) == number
+
+
+def test_inputs_are_called_by_their_folder_or_file_or_as_people_say(tmp_path: Path) -> None:
+    (tmp_path / "qwen2.5").mkdir()
+    (tmp_path / "own.csv").write_text("")
+    paths = [tmp_path / "qwen2.5", tmp_path / "own.csv"]
+    assert labelled(paths, None) == ["qwen2.5", "own"]
+    assert labelled(paths, ("a", "b")) == ["a", "b"]
+
+
 def test_what_is_neither_folder_nor_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match="cannot be read"):
         Accuracies.read(tmp_path / "absent.csv")
 
 
-def test_some_languages_only(result: RetrievalResult) -> None:
-    some = Accuracies.of_result(result).of_languages(("zho_Hans", "eng_Latn"))
-    assert some.values[1, 0, 1] == result.accuracy(1)[4, 0]
-    assert some.at("char")[1, 0] == result.accuracy("char")[0, 4]
-    assert list(some.tokens) == ["zho_Hans", "eng_Latn"]
-
-
 def test_names() -> None:
-    assert (name_of("swh_Latn"), short_name("swh_Latn"), short_name("ace_Arab")) == ("Swahili", "sw", "ace")
-    assert (name_of("xxx_Yyyy"), short_name("xxx_Yyyy")) == ("xxx_Yyyy", "xxx_Yyyy")
+    assert [short_name(code) for code in ("swh_Latn", "ace_Arab", "xxx_Yyyy")] == ["sw", "ace", "xxx_Yyyy"]

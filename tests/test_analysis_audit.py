@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.audit import audit, correlation_p, paired_tests, sign_flip_p, unequal_spread
+from analysis.audit import GAIN_TOLERANCE, audit, correlation_p, paired_tests, sign_flip_p, unequal_spread
 from analysis.report import Report
 from data_manifests.published import published_set
 
@@ -52,9 +52,8 @@ def test_gains_are_those_worked_out_before(
     assert row["t_p"] == pytest.approx(t_p, abs=0.0005 if t_p != 0.38 else 0.005)
 
 
-def test_the_signed_rank_tests_are_pinned_exact_and_approximate(report: Report) -> None:
+def test_the_tests_of_signs_are_pinned(report: Report) -> None:
     llama, qwen = gain(report, "llama3", "transfer"), gain(report, "qwen2.5", "transfer")
-    assert (llama["wilcoxon_normal_p"], qwen["wilcoxon_normal_p"]) == pytest.approx((0.10, 0.046), abs=0.001)
     assert (llama["wilcoxon_p"], qwen["wilcoxon_p"]) == pytest.approx((0.104, 0.048), abs=0.0005)
     assert (llama["sign_flip_p"], qwen["sign_flip_p"]) == (1150 / 2**15, 2192 / 2**15)
 
@@ -117,7 +116,7 @@ def test_paired_tests_agree_with_scipy(values: np.ndarray) -> None:
     found = paired_tests(values)
     student = stats.ttest_rel(values, np.zeros(len(values)))
     interval = student.confidence_interval(0.95)
-    assert (found["t"], found["t_p"]) == pytest.approx((student.statistic, student.pvalue))
+    assert found["t_p"] == pytest.approx(student.pvalue)
     assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
     assert (found["mean"], found["sd"]) == pytest.approx((values.mean(), np.std(values, ddof=1)))
     ranked = np.abs(values[values != 0])
@@ -127,7 +126,7 @@ def test_paired_tests_agree_with_scipy(values: np.ndarray) -> None:
 
 def test_paired_tests_of_no_change_at_all_say_nothing() -> None:
     found = paired_tests(np.zeros(4))
-    assert np.isnan([found["t_p"], found["wilcoxon_p"], found["wilcoxon_normal_p"]]).all()
+    assert np.isnan([found["t_p"], found["wilcoxon_p"]]).all()
     assert found["sign_flip_p"] == 1
 
 
@@ -187,7 +186,6 @@ def test_the_disagreements_are_the_known_ones(report: Report) -> None:
         ("Table 2 from 12", 77.6, 78.22),
         ("section 5.1, from 11", 4.2, 3.74),
         ("section 5.1, from 11", 4.2, 4.90),
-        ("section 5.1, from 11", 4.2, 4.32),
         ("text, from 11", 0.5, 0.30),
         ("Tables 3 and 13 from 12", 3.7, 0.35),
         ("Tables 3 and 13 from 12", 3.7, 0.57),
@@ -196,10 +194,24 @@ def test_the_disagreements_are_the_known_ones(report: Report) -> None:
     }
 
 
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_rounding_never_moves_a_gain_further_than_its_tolerance(pairs: list[tuple[float, float]]) -> None:
+    """A printed gain against the one recomputed from printed values, both of the same values before they were rounded."""
+    base, other = np.array(pairs).T
+    printed = (other - base).mean().round(1)
+    recomputed = (other.round(1) - base.round(1)).mean()
+    assert abs(printed - recomputed) <= GAIN_TOLERANCE + 1e-9
+    assert GAIN_TOLERANCE <= 3 * 0.05 + 1e-9  # which 0.05 and 0.04999 reach
+
+
 def test_what_agrees_is_listed_too(report: Report) -> None:
     checks = report.frame("checks")
     agreeing = checks[checks["agrees"]]
-    assert (agreeing["printed"] - agreeing["recomputed"]).abs().max() <= 0.1 + 1e-9
+    apart = (agreeing["printed"] - agreeing["recomputed"]).abs()
+    gains = agreeing["claim"].str.startswith("Gain on")
+    assert apart[~gains].max() <= 0.1 + 1e-9
+    assert apart[gains].round(2).tolist() == [0.06, 0.12, 0.02]
     assert (checks["where"] == "Table 2 from 11").sum() == 12
     assert (checks["where"] == "Table 2 from 12").sum() == 24
     assert report.facts["checked"] == len(checks)
@@ -219,7 +231,7 @@ def test_remarks_tell_the_numbers(report: Report) -> None:
         "+0.46 on the 10 others (paired t-test p = 0.38)",
         "a copy of the middle",
         "p = 0.0299",
-        "57 agree within 0.1 points, 12 do not",
+        "58 agree within rounding (0.1 points, a gain 0.15), 11 do not",
     ):
         assert fact in told
     assert not any("nan" in remark for remark in report.remarks)

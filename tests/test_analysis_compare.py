@@ -15,6 +15,7 @@ from analysis.compare import compare
 from analysis.documents import Documents
 from analysis.report import Report
 from analysis.resample import Bootstrap
+from data_manifests import language_sets
 from probe.errors import AnalysisError, CorpusError
 from probe.results import Cells, RetrievalResult
 
@@ -246,13 +247,42 @@ def test_it_can_be_saved_and_read_back(report: Report, tmp_path: Path) -> None:
 
 
 def test_the_paper_s_values_stand_beside_ours(simulate: Simulate, tmp_path: Path) -> None:
-    codes = ("ces_Latn", "deu_Latn", "eng_Latn", "heb_Hebr", "isl_Latn", "jpn_Jpan", "rus_Cyrl", "ukr_Cyrl", "zho_Hans")
-    result = simulate(languages=codes, depth=2, rows=30)
+    result = simulate(languages=language_sets()["mt9"], depth=2, rows=997)
     for name, model in (("llama", "meta-llama/Meta-Llama-3-8B-Instruct"), ("qwen", "Qwen/Qwen2.5-7B-Instruct")):
         settings = {**result.settings, "model": {"name": model, "adapter": None}}
+        settings["corpus"] = {"name": "flores200", "split": "dev"}
         replace(result, settings=settings).save(tmp_path / name)
-    found = compare(tmp_path / "llama", [tmp_path / "qwen"], draws=100).frame("aggregate").iloc[0]
+    found = (
+        compare(tmp_path / "llama", [tmp_path / "qwen"], documents="sentences", draws=100).frame("aggregate").iloc[0]
+    )
     assert [found["published_base"], found["published_other"]] == [0.515, 0.365]
+
+
+def test_a_limit_and_other_languages_of_the_corpus_do_not_count(
+    folder: Path, lifted: RetrievalResult, report: Report, tmp_path: Path
+) -> None:
+    """The same sentences are the same, whether a limit left them or a corpus of more languages held them."""
+    corpus = lifted.settings["corpus"]
+    wider = {**corpus, "digests": {**corpus["digests"], "fra_Latn": "7"}}
+    replace(lifted, settings={**lifted.settings, "limit": 60, "corpus": wider}).save(tmp_path / "lifted")
+    again = compare(folder / "base", [tmp_path / "lifted"], aligned="jv,sw", documents=DOCUMENTS, draws=DRAWS, seed=4)
+    pd.testing.assert_frame_equal(again.frame("layers"), report.frame("layers"))
+
+
+def test_a_text_without_a_digest_is_taken_on_trust(folder: Path, lifted: RetrievalResult, tmp_path: Path) -> None:
+    corpus = {**lifted.settings["corpus"], "digests": {"jav_Latn": "0"}}
+    replace(lifted, settings={**lifted.settings, "corpus": corpus}).save(tmp_path / "lifted")
+    report = compare(folder / "base", [tmp_path / "lifted"], documents=DOCUMENTS, draws=DRAWS)
+    assert any("taken on trust" in remark for remark in report.remarks)
+
+
+def test_people_read_what_a_group_is(report: Report) -> None:
+    shown = report.tables["groups"].shown()["over"].tolist()
+    assert shown[:2] == ["all directions", "same-script directions"]
+    assert set(report.tables["spread"].shown()["over"]) == {
+        "all languages", "high-resource languages", "low-resource languages", "aligned languages", "languages not aligned",
+    }  # fmt: skip
+    assert set(report.frame("spread")["group"]) == {"all", "high", "low", "aligned", "not_aligned"}
 
 
 def test_what_a_result_does_not_hold_is_said(base: RetrievalResult, tmp_path: Path) -> None:
@@ -329,10 +359,18 @@ def test_results_of_another_shape_are_refused(
     [
         ({"layer": 7}, "layer 7, which base does not have.*0, 1, 2, 3, 4"),
         ({"layer": "top"}, "layer top, which base"),
-        ({"names": ["one"]}, "1 names for 2 results"),
-        ({"names": ["one", "one"]}, "two results named one"),
+        ({"layer": "²"}, "layer ², which base"),
+        ({"names": ["one"]}, r"1 names for 2 inputs \(--names one\)"),
+        ({"names": ["one", ""]}, r"2 names for 2 inputs \(--names one,\)"),
+        ({"names": ["one", "one"]}, "two inputs named one"),
         ({"draws": 10}, "--draws 10"),
-        ({"aligned": "fra_Latn"}, "fra_Latn"),
+        (
+            {"aligned": "fra_Latn"},
+            "--aligned fra_Latn, but the result lacks fra_Latn; .*leave the others out of --aligned",
+        ),
+        ({"aligned": "weakest5"}, "--aligned weakest5, but the result lacks"),
+        ({"aligned": " , "}, "'--aligned  , ' without a language"),
+        ({"aligned": "germn"}, "unknown language 'germn'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:

@@ -55,6 +55,18 @@ def predicted(accuracies: Accuracies, layer: int, noise: float = 0.0, codes: tup
     return scores_of({code: float(20 + 50 * means[code] + own) for code, own in zip(codes, extra, strict=True)})
 
 
+def only(accuracies: Accuracies, codes: tuple[str, ...]) -> Accuracies:
+    """The same among some of the languages, in that order."""
+    chosen = [accuracies.languages.index(code) for code in codes]
+    square = np.ix_(chosen, chosen)
+    return replace(
+        accuracies,
+        languages=codes,
+        values=np.stack([table[square] for table in accuracies.values]),
+        controls={name: table[square] for name, table in accuracies.controls.items()},
+    )
+
+
 def row(report: Report, group: str, layer: str) -> pd.Series:
     frame = report.frame("correlation")
     found = frame[(frame["group"] == group) & (frame["layer"] == layer)]
@@ -101,7 +113,7 @@ def test_each_row_is_that_of_scipy_over_its_own_languages(
 
 def test_pool_of_partners_does_not_shrink_to_the_scored_languages(accuracies: Accuracies, scores: Scores) -> None:
     among_all = correlate(accuracies, scores, layer="4", draws=100, permutations=100)
-    among_scored = correlate(accuracies.of_languages(SLOTS), scores, layer="4", draws=100, permutations=100)
+    among_scored = correlate(only(accuracies, SLOTS), scores, layer="4", draws=100, permutations=100)
     points, fewer = (
         report.frame("points").query("layer == '4'").set_index("language") for report in (among_all, among_scored)
     )
@@ -206,7 +218,7 @@ def test_same_seed_same_report_and_another_seed_other_draws(accuracies: Accuraci
 def test_order_of_languages_does_not_matter(accuracies: Accuracies, scores: Scores) -> None:
     turned = replace(scores, values=dict(reversed(scores.values.items())))
     one = correlate(accuracies, scores, draws=200, permutations=200).frame("correlation")
-    other = correlate(accuracies.of_languages(PAPER[::-1]), turned, draws=200, permutations=200).frame("correlation")
+    other = correlate(only(accuracies, PAPER[::-1]), turned, draws=200, permutations=200).frame("correlation")
     pd.testing.assert_frame_equal(one, other, rtol=1e-9)
 
 
@@ -340,10 +352,36 @@ def test_scores_without_groups_are_one_sample_with_a_warning(accuracies: Accurac
 
 def test_a_set_of_partners_can_be_the_supervised_languages(accuracies: Accuracies, scores: Scores) -> None:
     named, listed = (
-        correlate(accuracies, scores, relation=relation, draws=100, permutations=100).frame("correlation")
+        correlate(accuracies, scores, relation=relation, draws=100, permutations=100)
         for relation in ("from:supervised", "from:" + ",".join(SUPERVISED))
     )
-    pd.testing.assert_frame_equal(named, listed)
+    pd.testing.assert_frame_equal(named.frame("correlation"), listed.frame("correlation"))
+    assert named.facts["relation"] == "from:supervised"
+    codes = [code for code in PAPER if code in SUPERVISED]
+    assert named.facts["directions"] == f"from:{','.join(codes)}"
+    assert said(named, "the mean over the directions from", *codes)
+    means = language_means(accuracies.values, PAPER, named.facts["directions"])
+    points = named.frame("points").query("layer == 'middle'").set_index("language")["accuracy"]
+    assert points["deu_Latn"] == means[4, PAPER.index("deu_Latn")]
+
+
+def test_the_directions_are_told_in_codes(accuracies: Accuracies, scores: Scores) -> None:
+    for relation, directions in (
+        ("all", "all"),
+        ("to-english", "to:eng_Latn"),
+        ("from:zh, ru,zho_Hans", "from:zho_Hans,rus_Cyrl"),
+    ):
+        report = correlate(accuracies, scores, relation=relation, draws=100, permutations=100)
+        assert report.facts["directions"] == directions
+
+
+def test_a_relation_to_languages_that_the_result_lacks_is_refused(accuracies: Accuracies, scores: Scores) -> None:
+    fewer = only(accuracies, tuple(code for code in PAPER if code not in SUPERVISED))
+    with pytest.raises(AnalysisError, match="no language of the result is supervised"):
+        correlate(fewer, scores, relation="to:supervised")
+    for relation, lacking in (("to-english", "eng_Latn"), ("from:ru,de", "rus_Cyrl")):
+        with pytest.raises(AnalysisError, match=f"--relation .*but the result lacks {lacking}.*out of --relation"):
+            correlate(fewer, scores, relation=relation)
 
 
 @pytest.mark.parametrize(
@@ -351,10 +389,15 @@ def test_a_set_of_partners_can_be_the_supervised_languages(accuracies: Accuracie
     [
         ({"langs": "de,fr,is"}, r"Chosen languages \(3\): left out, fewer than 4 .*at least 4 shared languages"),
         ({"langs": ","}, "--langs ','; expected at least one language"),
-        ({"exclude": "supervised,transfer"}, "fewer than 4 languages have an accuracy and a score"),
+        (
+            {"exclude": "supervised,transfer"},
+            r"--exclude leaves 0 languages \(supervised,transfer\); expected",
+        ),
+        ({"exclude": "all"}, r"--exclude leaves 0 languages \(all\); expected at least 4 .*exclude fewer"),
         ({"layer": "99"}, "layer 99 of simulated; expected one of 0-8"),
         ({"layer": "best"}, "--layer best; expected a layer's number, middle, aggregate or all"),
         ({"layer": "-1"}, "--layer -1"),
+        ({"layer": "²"}, "--layer ²"),
         ({"relation": "towards-english"}, "--relation towards-english"),
         ({"draws": 5}, "--draws 5; expected at least 100"),
         ({"permutations": 0}, "--permutations 0; expected at least 100"),
@@ -377,6 +420,15 @@ def test_groups_that_the_scores_do_not_name_are_refused(accuracies: Accuracies, 
 def test_an_unknown_language_is_refused(accuracies: Accuracies, scores: Scores) -> None:
     with pytest.raises(CorpusError, match=r"unknown language 'germn'.*did you mean"):
         correlate(accuracies, scores, langs="germn,fr,de,is,tr")
+
+
+@pytest.mark.parametrize("option", ["langs", "exclude"])
+@pytest.mark.parametrize(("given", "meant"), [("transfr", "transfer"), ("suprevised", "supervised"), ("alll", "all")])
+def test_a_misspelt_group_is_suggested(
+    accuracies: Accuracies, scores: Scores, option: str, given: str, meant: str
+) -> None:
+    with pytest.raises(CorpusError, match=rf"unknown language '{given}'.*did you mean {meant}\?"):
+        correlate(accuracies, scores, **{option: given})
 
 
 # ---- what is undefined ---------------------------------------------------------------------------------------
@@ -454,7 +506,7 @@ def test_report_can_be_saved_and_read_back(tmp_path: Path, accuracies: Accuracie
     page = (tmp_path / "report" / "report.md").read_text()
     assert "the middle layer (4)" in page
     assert "drawn, not listed" not in page  # the band's 100 rows are no reading matter
-    everything_shared = correlate(accuracies.of_languages(SLOTS), scores, draws=100, permutations=100)
+    everything_shared = correlate(only(accuracies, SLOTS), scores, draws=100, permutations=100)
     everything_shared.save(tmp_path / "none-dropped")
     assert Report.load(tmp_path / "none-dropped").frame("dropped").empty
 

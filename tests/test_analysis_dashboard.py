@@ -15,18 +15,22 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from analysis.accuracies import Accuracies
+from analysis.compare import compare
+from analysis.correlate import correlate
+from analysis.curves import curve_of
 from analysis.dashboard import (
     Run,
     clustered,
     dashboard,
     difference_interval,
-    document_sums,
-    group_weights,
     proportion_interval,
     read_run,
 )
 from analysis.documents import Documents
 from analysis.report import Report, Table
+from analysis.scores import read_scores
+from data_manifests import language_sets
 from probe.errors import AnalysisError, RetrievalError
 from probe.results import RetrievalResult
 
@@ -49,7 +53,9 @@ def comparison(base: Path | str, *others: Path | str) -> Report:
     return Report("comparison", "Compared", {}, ("It rose.",), {"base": sides[0], "others": sides[1:]})
 
 
-def correlation(**facts: Any) -> Report:
+def correlation(directions: str = "all") -> Report:
+    scores = {"name": "own", "metric": "F1", "source": "drawn"}
+    facts = {"scores": scores, "relation": directions, "directions": directions, "result": "base"}
     points = pd.DataFrame(
         {
             "group": ["supervised", "transfer", "supervised"],
@@ -81,7 +87,7 @@ def test_sums_are_those_of_each_document_wherever_its_sentences_stand() -> None:
         expected = np.stack(
             [hits[..., documents.labels == document].sum(axis=-1) for document in range(len(documents))], axis=-1
         )
-        assert np.array_equal(document_sums(hits, documents), expected)
+        assert np.array_equal(documents.sums(hits).astype(float), expected)
 
 
 def literal_interval(hits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -106,7 +112,7 @@ def test_interval_of_a_share_is_wilsons_with_the_effective_size() -> None:
     hits = rng.random((4, 4, 60)) < rng.random((4, 4, 1))
     hits[0, 0], hits[1, 1] = False, True
     hits[2, 2] = documents.labels < 6  # whole documents right or wrong: the widest
-    low, high = proportion_interval(document_sums(hits, documents), documents.sizes)
+    low, high = proportion_interval(documents.sums(hits).astype(float), documents.sizes)
     for i, j in np.ndindex(4, 4):
         assert (low[i, j], high[i, j]) == pytest.approx(literal_interval(hits[i, j], documents.labels), abs=1e-9)
     assert low[0, 0] == 0
@@ -119,7 +125,7 @@ def test_with_single_sentences_it_is_scipys_wilson_interval() -> None:
     n = 4000
     hits = np.arange(n) < 1234
     documents = Documents(np.arange(n), "sentences")
-    ends = proportion_interval(document_sums(hits[None, None], documents), documents.sizes)
+    ends = proportion_interval(documents.sums(hits[None, None]).astype(float), documents.sizes)
     expected = stats.binomtest(1234, n).proportion_ci(0.95, "wilson")
     assert (ends[0].item(), ends[1].item()) == pytest.approx((expected.low, expected.high), abs=2e-5)
 
@@ -161,32 +167,21 @@ def test_interval_of_a_paired_difference() -> None:
     assert nothing == (0, 0)
 
 
-def test_a_mean_over_directions_is_narrower_than_one_direction() -> None:
+def test_the_variance_of_a_share_is_that_of_many_draws_of_documents() -> None:
     rng = np.random.default_rng(4)
-    sums = (rng.random((30, 200)) < 0.5).astype(float)
-    sizes = np.ones(200, int)
-    one = np.subtract(*proportion_interval(sums[:1], sizes)[::-1])
-    mean = np.subtract(*proportion_interval(sums.mean(axis=0)[None], sizes, mean=True)[::-1])
-    assert mean < one / 4  # 1 / sqrt(30) were they independent
-    share, variance = clustered(sums.mean(axis=0)[None], sizes)
-    assert mean == pytest.approx(2 * stats.t.ppf(0.975, 199) * np.sqrt(variance), rel=0.01)
-    assert share == pytest.approx(sums.mean())
+    sizes = rng.integers(1, 6, 80)
+    sums = rng.binomial(sizes, rng.beta(0.6, 1.4, 80)).astype(float)
+    drawn = rng.integers(0, 80, (20_000, 80))
+    share, variance = clustered(sums[None], sizes)
+    assert share.item() == sums.sum() / sizes.sum()
+    assert variance.item() == pytest.approx(np.var(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)), rel=0.1)
 
 
 # ---- numbers -------------------------------------------------------------------------------------------------
 
 
-def test_group_means_are_those_of_the_summary(base: RetrievalResult) -> None:
-    summary = base.summary()
-    for row in summary["layers"]:
-        share = np.nan_to_num(base.accuracy(row["layer"]))
-        means = {name: (weights * share).sum() for name, weights in group_weights(base.languages).items()}
-        assert means == pytest.approx({name: row[name] for name in means}, abs=1e-12)
-        assert set(means) == {name for name in row if row[name] is not None} - {"layer", "mexa_english"}
-
-
 def test_the_page_gets_the_results_numbers(base: RetrievalResult, aligned: RetrievalResult) -> None:
-    run = Run(Path("run"), {"base": base, "aligned": aligned}, (correlation(relation="to-english"),), True)
+    run = Run(Path("run"), {"base": base, "aligned": aligned}, (correlation("to:eng_Latn"),), True)
     payload = dashboard(run)
     json.dumps(payload, allow_nan=False)
     first, second = payload["results"]
@@ -210,12 +205,84 @@ def test_the_page_gets_the_results_numbers(base: RetrievalResult, aligned: Retri
     mean = unpacked(pair["groups"]["mean"]["value"], 5)
     assert mean == pytest.approx(difference[:, off].mean(axis=1), abs=1e-12)
 
-    english = unpacked(first["means"]["to-english"], 5, 6)
+    english = unpacked(first["means"]["to:eng_Latn"], 5, 6)
     assert english[3, 1] == pytest.approx(base.accuracy(3)[1, 0])
     assert np.isnan(english[:, 0]).all()
     assert payload["scores"][0]["groups"] == {"supervised": {"eng_Latn": 80.0}, "transfer": {"swh_Latn": 50.5}}
     assert first["aggregate"] == base.aggregate()
     assert first["controls"]["char"]["groups"]["mean"] == pytest.approx(np.nanmean(base.accuracy("char")))
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    """20 documents of three sentences."""
+    path = tmp_path / "documents.tsv"
+    path.write_text("URL\n" + "".join(f"page{label}\n" for label in np.repeat(np.arange(20), 3)))
+    return path
+
+
+def test_a_mean_has_the_interval_that_reports_and_figures_give_it(
+    base: RetrievalResult, aligned: RetrievalResult, folder: Path, documents: Path
+) -> None:
+    """The same draws of the same documents, to the last bit."""
+    payload = dashboard(Run(folder, {"base": base, "aligned": aligned}), documents)
+    assert payload["draws"] == 10_000
+    curves = [
+        curve_of(name, result, documents).query("series == 'layers'")
+        for name, result in (("base", base), ("aligned", aligned))
+    ]
+    changed = compare(folder / "base", [folder / "aligned"], documents=documents).frame("layers")
+    sources = [
+        (payload["results"][0], curves[0], "accuracy"),
+        (payload["results"][1], curves[1], "accuracy"),
+        (payload["pairs"][0], changed, "difference"),
+    ]
+    for told, frame, value in sources:
+        assert set(told["groups"]) == set(frame["group"]) == set(payload["groups"])
+        for group, rows in frame.groupby("group"):
+            found = {end: unpacked(array, 5) for end, array in told["groups"][group].items()}
+            np.testing.assert_array_equal(found["low"], rows["low"])
+            np.testing.assert_array_equal(found["high"], rows["high"])
+            np.testing.assert_allclose(found["value"], rows[value], atol=1e-15)
+            assert (found["low"] < found["high"]).all()
+
+
+def test_correlated_directions_that_a_result_lacks_are_left_out_and_others_kept(
+    base: RetrievalResult, simulate: Simulate
+) -> None:
+    other = simulate(languages=CODES[2:], depth=4, rows=60)
+    reports = correlation("to:eng_Latn,swh_Latn"), correlation("from:swh_Latn")
+    payload = dashboard(Run(Path("run"), {"base": base, "other": other}, reports))
+    assert [set(result["means"]) for result in payload["results"]] == [
+        {"all", "to:eng_Latn,swh_Latn", "from:swh_Latn"},
+        {"all", "from:swh_Latn"},
+    ]
+    to = unpacked(payload["results"][0]["means"]["to:eng_Latn,swh_Latn"], 5, 6)
+    assert to[2, 1] == pytest.approx(base.accuracy(2)[1, [0, 5]].mean())
+
+
+def test_directions_to_a_group_are_on_the_page(simulate: Simulate) -> None:
+    """A relation that names a group of the scores, as `correlate` leaves it."""
+    result = simulate(languages=language_sets()["slots20"], depth=4, rows=60)
+    report = correlate(
+        Accuracies.of_result(result),
+        read_scores("paper:llama3-sft"),
+        relation="to:supervised",
+        draws=100,
+        permutations=100,
+    )
+    payload = dashboard(Run(Path("run"), {"result": result}, (report,)))
+    (scores,) = payload["scores"]
+    means = unpacked(payload["results"][0]["means"][scores["directions"]], 5, 20)
+    points = report.frame("points").query("layer == 'middle'")
+    for code, accuracy in zip(points["language"], points["accuracy"], strict=True):
+        assert means[2, result.languages.index(code)] == accuracy
+
+
+def test_a_fault_in_a_correlation_shows(base: RetrievalResult) -> None:
+    """A relation that cannot be read is no relation to languages that the result lacks."""
+    with pytest.raises(AnalysisError, match="--relation towards"):
+        dashboard(Run(Path("run"), {"base": base}, (correlation("towards"),)))
 
 
 def test_a_result_against_itself_differs_by_exactly_nothing(base: RetrievalResult) -> None:
@@ -239,16 +306,22 @@ def test_the_order_of_languages_does_not_matter(base: RetrievalResult, aligned: 
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "told"),
     [
-        ({"rows": 59}, "number of sentences"),
-        ({"settings": {"k": 3}}, "k"),
-        ({"settings": {"corpus": {"digests": {"eng_Latn": "1"}}}}, "sentences"),
-        ({"layers": (9,)}, "layers"),
-        ({"languages": ("eng_Latn", "deu_Latn", "arb_Arab", "zho_Hans", "hin_Deva", "fra_Latn")}, "languages"),
+        ({"rows": 59}, "rows 60 in base but 59 in other"),
+        ({"settings": {"k": 3}}, "k 4 in base but 3 in other"),
+        (
+            {"settings": {"corpus": {"name": "simulated", "split": "dev", "digests": {"eng_Latn": "1"}}}},
+            "eng_Latn has another text in base than in other",
+        ),
+        ({"layers": (9,)}, "base and other share no layer"),
+        (
+            {"languages": ("eng_Latn", "deu_Latn", "arb_Arab", "zho_Hans", "hin_Deva", "fra_Latn")},
+            "base and other have other languages: fra_Latn, swh_Latn (fra_Latn only in other)",
+        ),
     ],
 )
-def test_what_is_not_paired_has_no_difference(base: RetrievalResult, change: dict[str, Any], named: str) -> None:
+def test_what_is_not_paired_has_no_difference(base: RetrievalResult, change: dict[str, Any], told: str) -> None:
     settings = {**base.settings, **change.get("settings", {})}
     changed = {**change, "settings": settings}
     if "layers" in change:
@@ -256,7 +329,7 @@ def test_what_is_not_paired_has_no_difference(base: RetrievalResult, change: dic
     other = dataclasses.replace(base, **changed)
     payload = dashboard(Run(Path("run"), {"base": base, "other": other}))
     assert list(payload["pairs"][0]) == ["refused"]
-    assert payload["pairs"][0]["refused"].split("differ in their ")[1] == named
+    assert payload["pairs"][0]["refused"] == f"No difference: {told}."
     assert payload["results"][1]["name"] == "other"
 
 
@@ -272,18 +345,16 @@ def test_a_language_that_is_not_ours_keeps_its_code(simulate: Simulate) -> None:
 def test_one_document_gives_no_interval(base: RetrievalResult, tmp_path: Path) -> None:
     one = tmp_path / "documents.tsv"
     one.write_text("URL\n" + "only\n" * 60)
-    with pytest.raises(AnalysisError, match="two documents at least"):
+    with pytest.raises(AnalysisError, match="two documents or more; give --documents sentences"):
         dashboard(Run(Path("run"), {"base": base}), one)
 
 
-def test_documents_are_regarded(base: RetrievalResult, tmp_path: Path) -> None:
+def test_documents_are_regarded(base: RetrievalResult, documents: Path) -> None:
     """Neighbours share their hardness here, so documents of three widen most intervals."""
-    labels = np.repeat(np.arange(20), 3)
-    file = tmp_path / "documents.tsv"
-    file.write_text("URL\n" + "".join(f"page{label}\n" for label in labels))
-    result = dashboard(Run(Path("run"), {"base": base}), file)["results"][0]
+    result = dashboard(Run(Path("run"), {"base": base}), documents)["results"][0]
     assert result["grouping"] == "20 documents (documents.tsv)"
     low = unpacked(result["low"], 5, 6, 6) / 10_000
+    labels = np.repeat(np.arange(20), 3)
     assert low[2, 0, 1] == pytest.approx(literal_interval(base.hits(2)[0, 1], labels)[0], abs=6e-5)
 
 

@@ -72,6 +72,31 @@ def test_an_unreadable_file_and_foreign_documents_are_refused(tmp_path: Path, ta
         find_documents({}, 8, find_documents({}, 6, table))
 
 
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_file_of_other_separators_would_group_by_whole_lines_and_is_refused(
+    table: Path, tmp_path: Path, separator: str
+) -> None:
+    other = tmp_path / "pages.csv"
+    other.write_text(table.read_text(encoding="utf-8").replace("\t", separator), encoding="utf-8")
+    with pytest.raises(
+        AnalysisError, match=r"pages\.csv with the header 'page.topic'.*save it tab-separated, or give --doc"
+    ):
+        find_documents({}, 6, other)
+
+
+def test_a_single_column_needs_no_tab(tmp_path: Path) -> None:
+    (tmp_path / "pages.txt").write_text("page\na, the first\na, the first\nb; the second\n", encoding="utf-8")
+    assert find_documents({}, 3, tmp_path / "pages.txt").labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_a_sentence_without_a_document_is_refused(table: Path, empty: str) -> None:
+    """Else all sentences without a name were one document."""
+    table.write_text(table.read_text(encoding="utf-8").replace("c\t", f"{empty}\t"), encoding="utf-8")
+    with pytest.raises(AnalysisError, match=r"pages\.tsv line 5 without a document.*--documents sentences"):
+        find_documents({}, 6, table)
+
+
 def test_sums_are_those_of_each_document() -> None:
     labels = np.array([0, 1, 0, 2, 2, 2, 1])
     hits = np.random.default_rng(0).random((3, 4, 7)) < 0.5

@@ -191,6 +191,20 @@ def test_targets_tied_with_the_kth_count_too() -> None:
     np.testing.assert_array_equal(occurrences(np.array([[3.0, 2.0, 2.0, 1.0]]), 2), [1, 1, 1, 0])
 
 
+def test_repeated_rows_tie_whatever_their_place() -> None:
+    """float32 products of equal rows differ in their last bit by where a row stands, and so by how it is blocked."""
+    random = np.random.default_rng(3)
+    sources, targets = (unit_rows(random.normal(size=(61, 384)), name) for name in "st")
+    targets[20:40] = targets[:20]
+    cosines = (sources @ targets.T).astype(np.float32)
+    cosines[:, 20:40] = np.nextafter(cosines[:, :20], np.float32(2))  # the last bit
+    counts = occurrences(cosines, 4)
+    np.testing.assert_array_equal(counts[20:40], counts[:20])
+    order = random.permutation(61)
+    moved = (sources @ targets[order].T).astype(np.float32)
+    np.testing.assert_array_equal(occurrences(moved, 4), counts[order])
+
+
 def test_a_hub_shows() -> None:
     """In many dimensions the point in the middle is near to all; moved to it, one target is every source's neighbour."""
     random = np.random.default_rng(7)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis.accuracies import Accuracies
-from analysis.curves import curves
+from analysis.curves import curve_of
 from analysis.orders import (
     UNKNOWN,
     best_layer,
@@ -103,7 +103,7 @@ def test_the_curves_of_a_bare_table_are_those_of_its_result(result: RetrievalRes
     """Computed from shares here and from hits there; only the intervals cannot be had."""
     keys = ["result", "series", "layer", "group"]
     bare = group_means(accuracies).set_index(keys).sort_index()
-    full = curves({"small": result}, documents="sentences", draws=100).set_index(keys).sort_index()
+    full = curve_of("small", result, documents="sentences", draws=100).set_index(keys).sort_index()
     assert bare.index.equals(full.index)
     np.testing.assert_allclose(bare["accuracy"], full["accuracy"], rtol=1e-12)
     assert bare[["low", "high"]].isna().all(axis=None)

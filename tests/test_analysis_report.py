@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.report import PAGE_ROWS, Report, Table
+from analysis.report import PAGE_ROWS, Report, Table, refuse_other_folder
 from probe.errors import AnalysisError, RetrievalError
 
 
@@ -120,3 +122,178 @@ def test_a_folder_that_cannot_be_written_is_one_line(report: Report, tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(RetrievalError, match="cannot be written"):
         report.save(tmp_path / "file")
+
+
+# ---- folders of something else -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("summary.json", "a retrieval result"),
+        ("hits.h5", "a retrieval result"),
+        ("partial/settings.json", "an unfinished retrieval result"),
+        ("manifest.json", "a store"),
+    ],
+)
+def test_a_report_is_not_written_over_something_else(report: Report, tmp_path: Path, name: str, told: str) -> None:
+    """A result has a controls.csv and a languages.csv too, and so have comparisons."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("held")
+    (tmp_path / "means.csv").write_text("theirs")
+    for refused in (lambda: report.save(tmp_path), lambda: refuse_other_folder(tmp_path)):
+        with pytest.raises(AnalysisError, match=f"--out .*, which holds {told}; .*; give another --out"):
+            refused()
+    assert (tmp_path / "means.csv").read_text() == "theirs"
+    assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize("out", ["", ".", "./", "inner/.."])
+def test_a_report_is_not_written_into_the_current_folder(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AnalysisError, match="the current folder; expected a folder of its own"):
+        report.save(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["inner"]
+    refuse_other_folder(Path("new"))  # a folder that is not there yet may be made
+
+
+# ---- one report after another --------------------------------------------------------------------------------
+
+
+def test_the_tables_of_an_earlier_report_go_and_other_files_stay(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path)
+    (tmp_path / "notes.csv").write_text("mine")
+    described = json.loads((tmp_path / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps({**described, "schema": 0}))  # of an earlier version, even
+    short = replace(report, tables={"means": replace(report.tables["means"], where={"group": "none"})})
+    short.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md", "means.csv", "notes.csv"}
+    assert list(Report.load(tmp_path).tables) == ["means"]
+
+
+def test_a_table_whose_name_leads_elsewhere_is_not_removed(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "theirs.csv").write_text("theirs")
+    report.save(tmp_path / "report")
+    described = json.loads((tmp_path / "report" / "report.json").read_text())
+    described["tables"]["../theirs"] = described["tables"]["means"]
+    (tmp_path / "report" / "report.json").write_text(json.dumps(described))
+    report.save(tmp_path / "report")
+    assert (tmp_path / "theirs.csv").exists()
+
+
+def test_a_report_that_fails_leaves_the_earlier_one(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("analysis.report.write_json", full)
+    with pytest.raises(RetrievalError, match="the disk is full"):
+        replace(report, title="Another", tables={"long": report.tables["long"]}).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_kill_while_files_are_replaced_leaves_no_report_of_two(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same tables, rows and columns, other numbers: only the absence of report.json can tell."""
+    report.save(tmp_path)
+    frame = report.frame("means").assign(accuracy=0.9)
+    other = replace(report, tables={**report.tables, "means": replace(report.tables["means"], frame=frame)})
+    rename, done = Path.replace, []
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.parent == tmp_path:
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(target.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        other.save(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(AnalysisError, match="no readable report"):
+        Report.load(tmp_path)
+    other.save(tmp_path)
+    assert Report.load(tmp_path).frame("means")["accuracy"].tolist() == [0.9] * 3
+
+
+# ---- half-copied reports -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: "".join(text.splitlines(keepends=True)[:-1]), r"means\.csv has 2 rows, not 3"),
+        (lambda text: text[:-3], r"means\.csv is cut in its last line"),
+        (lambda text: text.replace("accuracy", "share", 1), r"means\.csv has the columns layer, .*share.*, not layer"),
+        (lambda text: "", "no readable report"),
+    ],
+)
+def test_a_table_of_which_a_part_is_missing_is_refused(
+    report: Report, tmp_path: Path, change: Callable[[str], str], told: str
+) -> None:
+    report.save(tmp_path)
+    (tmp_path / "means.csv").write_text(change((tmp_path / "means.csv").read_text()))
+    with pytest.raises(AnalysisError, match=told):
+        Report.load(tmp_path)
+
+
+def test_a_report_from_before_rows_were_told_is_read(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path)
+    described = json.loads((tmp_path / "report.json").read_text())
+    for shown in described["tables"].values():
+        del shown["rows"], shown["fields"]
+    (tmp_path / "report.json").write_text(json.dumps(described))
+    pd.testing.assert_frame_equal(Report.load(tmp_path).frame("long"), report.frame("long"))
+    text = (tmp_path / "means.csv").read_text()
+    (tmp_path / "means.csv").write_text(text.replace("accuracy", "share", 1))
+    with pytest.raises(AnalysisError, match="lacks the column accuracy"):
+        Report.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["schema", "kind", "title", "remarks", "facts", "tables"])
+def test_a_key_that_is_missing_or_null_is_named_in_one_line(report: Report, tmp_path: Path, key: str) -> None:
+    report.save(tmp_path)
+    described = json.loads((tmp_path / "report.json").read_text())
+    for changed in ({**described, key: None}, {name: value for name, value in described.items() if name != key}):
+        (tmp_path / "report.json").write_text(json.dumps(changed))
+        with pytest.raises(AnalysisError, match=key) as caught:
+            Report.load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["caption", "columns", "percent", "where", "digits", "text"])
+def test_a_key_of_a_table_that_is_missing_or_null_is_named(report: Report, tmp_path: Path, key: str) -> None:
+    report.save(tmp_path)
+    described = json.loads((tmp_path / "report.json").read_text())
+    shown = described["tables"]["long"]
+    for changed in ({**shown, key: None}, {name: value for name, value in shown.items() if name != key}):
+        described["tables"]["long"] = changed
+        (tmp_path / "report.json").write_text(json.dumps(described))
+        with pytest.raises(AnalysisError, match=key):
+            Report.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", "{"])
+def test_a_report_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(AnalysisError, match="expected a folder that `probe correlate`") as caught:
+        Report.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fact_that_is_not_there_is_told_when_it_is_asked_for(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path)
+    facts = Report.load(tmp_path).facts
+    assert (facts["seed"], facts["of"]["k"], facts.get("base")) == (0, 4, None)
+    for asked in (lambda: facts["base"], lambda: facts["of"]["name"]):
+        with pytest.raises(AnalysisError, match=r"report\.json names no (base|name); .*run that command again"):
+            asked()

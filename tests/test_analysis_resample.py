@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.curves import curves
+from analysis.curves import curve_of
 from analysis.documents import Documents
 from analysis.resample import Bootstrap, Means, hit_sums, load_result, mean_sums
 from probe.errors import AnalysisError
@@ -77,7 +78,7 @@ def test_intervals_of_means_are_those_of_direct_resampling(result: RetrievalResu
 def test_groups_are_those_of_the_summary(result: RetrievalResult, documents: Documents) -> None:
     means, summary = Means.of_groups(CODES), result.summary()
     rows = {row["layer"]: row for row in summary["layers"]} | summary["controls"]
-    for key, sums in mean_sums(result, documents, means):
+    for key, sums in mean_sums(result, documents, means).items():
         expected = [rows[key][name] for name in means.names]
         np.testing.assert_allclose(sums.sum(axis=-1) / (ROWS * means.directions), expected, atol=1e-12)
 
@@ -157,7 +158,9 @@ def test_curves_hold_layers_and_controls_of_every_result(
     simulate: Callable[..., RetrievalResult], result: RetrievalResult, documents: Documents
 ) -> None:
     lifted = simulate(languages=CODES, depth=4, rows=ROWS, lift=0.2, seed=1)
-    frame = curves({"base": result, "lifted": lifted}, documents, draws=200)
+    frame = pd.concat(
+        [curve_of("base", result, documents, draws=200), curve_of("lifted", lifted, documents, draws=200)]
+    )
     assert list(frame) == ["result", "layer", "series", "group", "accuracy", "low", "high"]
     assert len(frame) == 2 * (5 + 2) * 7
     assert (frame["layer"].isna() == frame["series"].isin(["char", "length"])).all()
@@ -170,4 +173,3 @@ def test_curves_hold_layers_and_controls_of_every_result(
     at = means.names.index("same_script")
     low, high = bootstrap.interval(means.sums(hit_sums(result, 2, documents))[at], means.directions[at])
     assert (own["low"], own["high"]) == (low, high)
-    assert curves({}).empty

@@ -76,6 +76,19 @@ def test_what_the_file_says_is_kept(write: Write) -> None:
     assert scores.notes == ("Columns of mine.csv that are not used: seed.",)
 
 
+def test_columns_of_nothing_are_left_out_and_a_column_without_a_name_is_told(write: Write) -> None:
+    """As spreadsheets and pandas write them."""
+    assert read_scores(write("language,score,,\nen,61,,\nde,55,,\n,,,\n")).notes == ()
+    scores = read_scores(write(",language,score\n0,en,61\n1,de,55\n"))
+    assert scores.values == {"eng_Latn": 61, "deu_Latn": 55}
+    assert scores.notes == ("Columns of mine.csv that are not used: (no name).",)
+
+
+@pytest.mark.parametrize("number", ["61", "61.", ".5", "+6.1e1", "0"])
+def test_plain_numbers_are_taken(write: Write, number: str) -> None:
+    assert read_scores(write(f"language,score,scale\nen,{number},percent\n")).values == {"eng_Latn": float(number)}
+
+
 def test_groups_are_never_guessed(write: Write) -> None:
     rows = "".join(f"{code},{50 + number}\n" for number, code in enumerate(language_sets()["slots20"]))
     assert read_scores(write(f"language,score\n{rows}")).groups == {}
@@ -137,7 +150,15 @@ def test_a_stated_scale_settles_it(write: Write) -> None:
         ("", "mine.csv without rows"),
         ("language,score\n", "mine.csv without rows"),
         ("lang,score\nen,5\n", "with the columns lang, score; .*add the column language"),
-        ("language;score\nen;5\n", "with the columns language;score; .*separated by commas"),
+        ("language;score\nen;5\n", "with the columns language;score; .*save it with commas between columns"),
+        ("\nlanguage;score\nen;5,1\n", "save it with commas between columns"),
+        ('"language";"score"\nen;5\n', "save it with commas between columns"),
+        ("language\tscore\nen\t5\n", "save it with commas between columns"),
+        ("Language,score\nen,5\n", "rename Language to language"),
+        ("LANGUAGE,F1\nen,5\n", "rename LANGUAGE to language and add the column score"),
+        ("language,score\nen,50\nde,6_0\n", "line 3: score '6_0' of deu_Latn; expected a number"),
+        ('language,score\nen,50\nde,"75,5"\n', r"score '75,5' of deu_Latn.*write the decimal with a point: 75\.5$"),
+        ("language,score\nen,50\nde,1e999\n", "score '1e999' of deu_Latn"),
         ("language,score,score\nen,5,6\n", "remove the repeated column"),
         ("language,score\nen,45,3\n", "line 2 with 3 cells; expected 2.*not a comma"),
         ("language,score\nen,5\nswahil,6\n", r"line 3 with the unknown language 'swahil'.*did you mean swh_Latn\?"),
@@ -173,7 +194,7 @@ def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None
     with pytest.raises(AnalysisError, match=r"missing\.csv cannot be read.*paper:llama3-sft"):
         read_scores(tmp_path / "missing.csv")
     (tmp_path / "bytes.csv").write_bytes(b"language,score\nen,\xff\n")
-    with pytest.raises(AnalysisError, match="cannot be read"):
+    with pytest.raises(AnalysisError, match=r"cannot be read.*save it as CSV UTF-8"):
         read_scores(tmp_path / "bytes.csv")
 
 

@@ -17,7 +17,9 @@ from analysis.correlate import correlate
 from analysis.report import Report, Table
 from analysis.scores import read_scores
 from data_manifests import language_sets
-from figures.draw import draw
+from figures.draw import _compared, _held, draw
+from figures.save import save
+from figures.scatter import scatter
 from probe.errors import AnalysisError, RetrievalError
 from probe.results import RetrievalResult
 
@@ -80,7 +82,13 @@ def test_results_share_curves_and_have_a_heatmap_each(runs: Path, tmp_path: Path
 
 
 def test_the_same_inputs_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
-    first, second = (draw([runs / "one", runs / "measures"], tmp_path / name) for name in ("a", "b"))
+    """A scatter, whose names are placed by search; of the other figures `test_figures_save` says it of one."""
+    frames = [
+        Report.load(runs / "one").frame(part).query("layer == 'middle'") for part in ("points", "band", "correlation")
+    ]
+    first, second = (
+        save(scatter(*frames, "accuracy", "F1"), frames[0], tmp_path / name / "scatter") for name in ("a", "b")
+    )
     assert [path.name for path in first] == [path.name for path in second]
     assert all(one.read_bytes() == two.read_bytes() for one, two in zip(first, second, strict=True))
 
@@ -109,10 +117,29 @@ def test_a_correlation_gives_scatters_and_r_by_layer_where_it_has_several(
     assert (frame["part"] == "points").sum() == len(CODES)
 
 
-@pytest.mark.parametrize("layer", ["2", "middle", None])
-def test_the_middle_layer_and_its_number_are_one(runs: Path, tmp_path: Path, layer: str | None, quick: None) -> None:
-    drawn = draw([runs / "one", runs / "comparison"], tmp_path, layer=layer)
-    assert {"one-scatter-layer2", "comparison-gains-layer2"} <= names(drawn)
+def test_the_middle_layer_and_its_number_are_one(runs: Path) -> None:
+    one, comparison = Report.load(runs / "one"), Report.load(runs / "comparison")
+    for layer in ("2", "middle"):
+        assert _held("one", layer, ["middle", "char"], one) == "middle"
+        assert _held("every", layer, ["0", "1", "2"], one) == "2"
+        assert _compared("comparison", comparison, layer) == 2
+    assert _compared("comparison", comparison, None) == 2  # where the base is best
+
+
+def test_the_block_that_was_aligned_is_marked(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Figure] = {}
+
+    def keep(figure: Figure, frame: object, path: Path) -> list[Path]:
+        drawn[path.name] = figure
+        return []
+
+    monkeypatch.setattr("figures.draw.save", keep)
+    draw([runs / "comparison"], tmp_path, marks={"aligned": 1})
+    for name in ("comparison-curves", "comparison-curves-low"):
+        marked = [each.get_xdata() for axes in drawn[name].axes for each in axes.lines if each.get_marker() == "^"]
+        assert [1] in marked
+    with pytest.raises(AnalysisError, match="a mark for other, which no comparison holds; expected one of aligned"):
+        draw([runs / "comparison"], tmp_path, marks={"other": 1})
 
 
 def test_the_aggregate_can_be_drawn_of_a_result(runs: Path, tmp_path: Path, quick: None) -> None:
@@ -138,13 +165,14 @@ def test_other_reports_and_bare_tables_are_drawn(runs: Path, tmp_path: Path, qui
     ("inputs", "options", "message"),
     [
         (["base", "base"], {}, "two inputs named base"),
-        (["base", "aligned"], {"names": ["a b", "A/b"]}, "two inputs named a b"),
-        (["base"], {"names": ["a", "b"]}, "2 names for 1 inputs"),
+        (["base", "aligned"], {"names": ["a b", "A/b"]}, "two figures named a-b-heatmap-layer2"),
+        (["base"], {"names": ["a", "b"]}, "2 names for 1 inputs (--names a,b)"),
         ([], {}, "nothing to draw"),
         (["."], {}, "is no result and no report; expected a folder with summary.json"),
         (["audit"], {}, "audit, a report of kind audit, has no figure"),
         (["base"], {"layer": "9"}, "layer 9 of base; expected one of 0-4"),
         (["base"], {"layer": "best"}, "--layer best; expected a layer's number"),
+        (["base"], {"layer": "²"}, "--layer ²; expected a layer's number"),
         (["comparison"], {"layer": "9"}, "layer 9, which comparison does not have; expected one of 0, 1, 2, 3, 4"),
         (["comparison"], {"layer": "aggregate"}, "--layer aggregate of the comparison"),
         (["one"], {"layer": "3"}, "layer 3, which one does not have; expected one of middle"),
@@ -159,7 +187,14 @@ def test_what_does_not_fit_is_told(runs: Path, tmp_path: Path, inputs: list[str]
     assert "\n" not in str(caught.value)
 
 
-def test_models_that_would_share_a_file_are_told(runs: Path, tmp_path: Path) -> None:
+def test_models_that_would_share_a_file_are_told(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any figure is drawn, which takes time."""
+
+    def refuse(*arguments: object) -> Figure:
+        raise AssertionError("drawn before the names were checked")
+
+    for figure in ("tuned", "gains", "heatmap.difference"):
+        monkeypatch.setattr(f"figures.draw.{figure}", refuse)
     paths = [runs / "base", runs / "aligned", runs / "aligned"]
     compare(paths[0], paths[1:], names=["base", "m 1", "m/1"], draws=100).save(tmp_path / "two")
     with pytest.raises(AnalysisError, match="two figures named two-difference-m-1-layer2"):

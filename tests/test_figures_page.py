@@ -49,7 +49,7 @@ def correlation(result: RetrievalResult, codes: tuple[str, ...], near: int = 2) 
         rows.append({"group": group, "layer": str(near), "language": code, "accuracy": accuracy, "score": score})
     points = Table(pd.DataFrame(rows), "Points.")
     scores = {"name": "own scores", "metric": "F1", "source": "a test"}
-    facts = {"scores": scores, "relation": "all", "result": "base"}
+    facts = {"scores": scores, "relation": "all", "directions": "all", "result": "base"}
     return Report("correlation", "Accuracy & score", {"points": points}, ("No <b>bold</b> claim.",), facts)
 
 
@@ -105,6 +105,14 @@ def large(simulate: Simulate, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_papers_size_stays_below_a_megabyte_and_a_half(large: Path) -> None:
     assert large.stat().st_size < 1.5e6
+
+
+def test_the_page_says_which_interval_is_which(built: Built) -> None:
+    text = built.page.read_text(encoding="utf-8")
+    assert (
+        "Of a mean over directions or languages, and of its difference: percentiles of 10,000 bootstrap draws" in text
+    )
+    assert "Of a single direction, which may have no hit for a bootstrap to draw: Wilson" in text
 
 
 # ---- the browser ---------------------------------------------------------------------------------------------
@@ -464,6 +472,28 @@ def test_the_papers_size_in_the_browser(browser: Page, large: Path, simulate: Si
     assert browser.complaints() == []
 
 
+def test_the_scatter_follows_the_correlated_directions(browser: Page, built: Built, tmp_path: Path) -> None:
+    """And says so of a result that lacks one of their languages."""
+    report = correlation(built.base, CODES)
+    facts = {**report.facts, "relation": "to:supervised", "directions": "to:eng_Latn,zho_Hans"}
+    built.base.save(tmp_path / "run" / "a")
+    keep = [code for code in CODES if code != "zho_Hans"]
+    chosen = np.ix_(*2 * [[CODES.index(code) for code in keep]])
+    layers = {at: type(each)(each.hits[chosen], each.mexa[chosen]) for at, each in built.base.layers.items()}
+    dataclasses.replace(built.base, languages=tuple(keep), layers=layers, controls={}).save(tmp_path / "run" / "b")
+    dataclasses.replace(report, facts=facts).save(tmp_path / "run" / "correlation")
+    browser.complaints()
+    browser.open(build_page(tmp_path / "run", tmp_path / "page.html"))
+    means = language_means(built.base.accuracy(browser.layer()), CODES, "to:eng_Latn,zho_Hans")
+    for (r, p), (_, rows) in zip(shown_correlations(browser), report.frame("points").groupby("group"), strict=True):
+        x = [means[CODES.index(code)] for code in rows["language"]]
+        assert (r, p) == pytest.approx(tuple(stats.pearsonr(x, rows["score"])), abs=1e-9)
+    assert "directions to English, Chinese" in browser.text("#scatter-caption")
+    browser.view("other")
+    assert browser.text("#scatter") == "b lacks a language of the directions that were correlated."
+    assert browser.complaints() == []
+
+
 def test_without_scores_there_is_no_scatter(browser: Page, built: Built, tmp_path: Path) -> None:
     browser.complaints()
     browser.open(build_page(built.folder / "base", tmp_path / "one.html"))
@@ -595,7 +625,9 @@ def test_results_that_cannot_be_compared(browser: Page, built: Built, simulate: 
     built.aligned.save(tmp_path / "run" / "c")
     browser.complaints()
     browser.open(build_page(tmp_path / "run", tmp_path / "page.html"))
-    assert "differ in their languages, number of sentences" in browser.text("#refused")
+    assert browser.text("#refused") == (
+        "No difference: a and b have other languages: arb_Arab, deu_Latn, fra_Latn, heb_Hebr, hin_Deva … (arb_Arab only in a)."
+    )
     assert browser.js("return document.querySelector('input[value=difference]').disabled")
     browser.view("other")
     assert set(browser.order()) == {"eng_Latn", "fra_Latn", "rus_Cyrl"}

@@ -149,6 +149,15 @@ def test_a_language_without_a_file_is_named(tmp_path: Path) -> None:
         ("German", "deu_Latn"),
         ("paper53", "paper35"),
         ("sv-KE", "swh_Latn"),
+        ("swa_Latn", "swh_Latn"),  # the macrolanguage: sw; four letters of script do not bring it near war_Latn
+        ("swa", "swh_Latn"),
+        ("ara_Arab", "arb_Arab"),
+        ("sw_Latn", "swh_Latn"),
+        ("pt_Latn", "por_Latn"),
+        ("eng_latn", "eng_Latn"),
+        ("rus_Latn", "rus_Cyrl"),
+        ("ace_Latin", "ace_Latn"),
+        ("enx", "eng_Latn"),
     ],
 )
 def test_an_unknown_language_gets_the_nearest_suggested(tmp_path: Path, given_name: str, nearest: str) -> None:
@@ -158,9 +167,15 @@ def test_an_unknown_language_gets_the_nearest_suggested(tmp_path: Path, given_na
     assert f"did you mean {nearest}?" in message
 
 
-def test_a_name_like_no_language_gets_no_suggestion() -> None:
+@pytest.mark.parametrize("name", ["0123456789", "xx", "foo", "transfr", "zzz_Latn", "swa_Cyrl", "everything"])
+def test_a_name_like_no_language_gets_no_suggestion(name: str) -> None:
     with pytest.raises(CorpusError, match="data list --languages"):
-        resolve_languages("0123456789", ["eng_Latn"], "here")
+        resolve_languages(name, ["eng_Latn"], "here")
+
+
+def test_the_other_words_of_an_option_are_suggested_too() -> None:
+    with pytest.raises(CorpusError, match=r"did you mean transfer\?"):
+        resolve_languages("transfr", ["eng_Latn"], "here", ["supervised", "transfer", "all"])
 
 
 @pytest.mark.parametrize("langs", ["", " , "])

@@ -201,6 +201,93 @@ def test_a_loaded_result_keeps_the_warnings(tmp_path: Path) -> None:
 def test_a_folder_without_a_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RetrievalError, match=r"holds no readable summary\.json"):
         RetrievalResult.load(tmp_path)
+    with pytest.raises(RetrievalError, match=r"absent is not there; .*; check the path"):
+        RetrievalResult.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("manifest.json", "is a store; .*; run `probe retrieve .* --out RESULT`"),
+        ("report.json", "is a report; .*; give the result it was made from"),
+    ],
+)
+def test_a_folder_of_something_else_is_told(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(RetrievalError, match=told):
+        RetrievalResult.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"text"'])
+def test_a_summary_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "summary.json").write_text(text, encoding="utf-8")
+    with pytest.raises(RetrievalError, match=r"summary\.json holds") as caught:
+        RetrievalResult.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["languages", "rows", "layers", "controls", "nonpositive_denominators", "settings"])
+def test_a_summary_without_a_key_or_with_null_there_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    result(cells(HAND)).save(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    for changed in ({**summary, key: None}, {name: value for name, value in summary.items() if name != key}):
+        (tmp_path / "summary.json").write_text(json.dumps(changed), encoding="utf-8")
+        with pytest.raises(RetrievalError, match=r"is damaged \(summary\.json"):
+            RetrievalResult.load(tmp_path)
+
+
+OTHERS = {
+    "other languages": result(cells([[0, 5, 1], [7, 0, 2], [3, 6, 0]]), codes=("eng_Latn", "rus_Cyrl", "jav_Latn")),
+    "other rows": RetrievalResult(CODES, 9, {0: cells([[0, 5, 1], [7, 0, 2], [3, 6, 0]])}, {}, settings=SETTINGS),
+    "other hits": result(cells([[0, 5, 1], [7, 0, 2], [3, 7, 0]])),
+    "other layers": result(*[cells([[0, 5, 1], [7, 0, 2], [3, 6, 0]])] * 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ("other languages", "hits.h5: its languages or rows"),
+        ("other rows", "hits.h5: its languages or rows"),
+        ("other hits", r"the mean of layer 0 is 0\.416667 in hits\.h5 and 0\.400000 in summary\.json"),
+        ("other layers", "hits.h5 holds other layers or controls than summary.json"),
+    ],
+)
+def test_the_hits_of_another_run_are_refused(tmp_path: Path, other: str, told: str) -> None:
+    """As when a result was copied over another and the copy stopped half way: every file is whole."""
+    result(cells(HAND)).save(tmp_path / "own")
+    OTHERS[other].save(tmp_path / "other")
+    (tmp_path / "other" / "hits.h5").replace(tmp_path / "own" / "hits.h5")
+    with pytest.raises(RetrievalError, match=rf"own is damaged \({told}"):
+        RetrievalResult.load(tmp_path / "own")
+
+
+def test_the_controls_of_another_run_are_refused(tmp_path: Path) -> None:
+    for name, right in (("own", 3), ("other", 4)):
+        control = cells([[0, right, right], [right, 0, right], [right, right, 0]])
+        RetrievalResult(CODES, ROWS, {0: cells(HAND)}, {"char": control}, settings=SETTINGS).save(tmp_path / name)
+    (tmp_path / "other" / "hits.h5").replace(tmp_path / "own" / "hits.h5")
+    with pytest.raises(RetrievalError, match=r"the mean of char is 0\.4.* in hits\.h5 and 0\.3"):
+        RetrievalResult.load(tmp_path / "own")
+
+
+def test_hits_of_another_shape_are_refused(tmp_path: Path) -> None:
+    result(cells(HAND)).save(tmp_path)
+    with h5py.File(tmp_path / "hits.h5", "r+") as h5:
+        values = h5["000"][:, :2]
+        del h5["000"]
+        h5["000"] = values
+    with pytest.raises(RetrievalError, match=r"damaged \(hits\.h5: 000 is uint8 \(3, 2, 2\), not uint8 \(3, 3, 2\)"):
+        RetrievalResult.load(tmp_path)
+
+
+def test_mexa_scores_cut_at_a_line_are_refused(tmp_path: Path) -> None:
+    """Else the pairs that are gone were left out of the mean in silence."""
+    result(cells(HAND)).save(tmp_path)
+    lines = (tmp_path / "mexa.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "mexa.csv").write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(RetrievalError, match=r"damaged \(mexa\.csv: layer 0 has 2 pairs of languages, not 3"):
+        RetrievalResult.load(tmp_path)
 
 
 def test_another_schema_is_refused(saved: tuple[RetrievalResult, Path], tmp_path: Path) -> None:
@@ -214,7 +301,7 @@ def test_another_schema_is_refused(saved: tuple[RetrievalResult, Path], tmp_path
 def test_a_result_cut_short_is_refused(tmp_path: Path, name: str) -> None:
     result(cells([[0, 1, 2], [3, 0, 4], [5, 6, 0]])).save(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
-    with pytest.raises(RetrievalError, match="is damaged"):
+    with pytest.raises(RetrievalError, match=rf"is damaged \({name}"):
         RetrievalResult.load(tmp_path)
 
 

@@ -25,10 +25,7 @@
     if (each.languages) each.index = new Map(each.languages.map((code, position) => [code, position]));
   }
 
-  const GROUPS = {
-    mean: "all directions", low: "low-resource languages", high: "high-resource languages", same_script: "same script",
-    cross_script: "cross script", to_english: "to English", from_english: "from English",
-  };
+  const GROUPS = DATA.groups;
   const UNKNOWN = "not known";
 
   const state = {
@@ -681,11 +678,11 @@
 
   /** Group -> [accuracy in percent, score, code] of the shown languages, at this layer. */
   function scattered() {
-    const { groups, relation } = scores();
+    const { groups, directions } = scores();
     const of = result();
     return Object.entries(groups).map(([group, values]) => {
-      const codes = Object.keys(values).filter((code) => of.index.has(code) && !state.hidden.has(code) && of.means[relation]);
-      const places = codes.map((code) => [100 * languageMean(of, relation, state.layer, code), values[code], code]);
+      const codes = Object.keys(values).filter((code) => of.index.has(code) && !state.hidden.has(code) && of.means[directions]);
+      const places = codes.map((code) => [100 * languageMean(of, directions, state.layer, code), values[code], code]);
       return [group, places.filter(([x]) => Number.isFinite(x))];
     });
   }
@@ -702,7 +699,8 @@
     const every = all.flatMap(([, places]) => places);
     const place = $("scatter");
     if (!every.length) {
-      place.replaceChildren(element("p", { className: "notice" }, "None of the shown languages has a score."));
+      const why = result().means[scores().directions] ? "None of the shown languages has a score." : `${result().name} lacks a language of the directions that were correlated.`;
+      place.replaceChildren(element("p", { className: "notice" }, why));
     } else {
       const within = (numbers) => {
         const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
@@ -747,8 +745,10 @@
         found ? cell(found.p, pTold(found.p)) : cell(null, places.length < 3 ? "fewer than 3" : "a constant"));
     });
     $("correlations").tBodies[0].replaceChildren(...rows);
-    const { name, source, relation, of } = scores();
-    const about = relation === "all" ? "all directions that touch a language" : `directions ${relation.replaceAll("-", " ")}`;
+    const { name, source, directions, of } = scores();
+    const [role, related] = directions.split(":");
+    const named = related?.split(",").map((code) => DATA.languages[code]?.name ?? code).join(", ");
+    const about = role === "all" ? "all directions that touch a language" : `directions ${role} ${named}`;
     $("scatter-caption").textContent = `Scores: ${name}${source ? ` (${source})` : ""}${of ? `, correlated in the report with ${of}` : ""}. Accuracy: mean over ${about}, among all languages of the run. r and p of the shown languages at this one layer, as if languages were independent; looking through layers for the smallest p overstates it.`;
   }
 
@@ -891,7 +891,7 @@
     if (refused && differing()) state.view = "other";
     radios[state.view].checked = true;
     $("refused").hidden = !refused;
-    $("refused").textContent = refused ? `${DATA.results[state.other].name} and ${base.name}: ${refused}.` : "";
+    $("refused").textContent = refused ?? "";
     state.layer = nearest(state.layer);
     const own = layers();
     const at = own.indexOf(state.layer);
