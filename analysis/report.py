@@ -24,7 +24,7 @@ from probe.errors import AnalysisError
 from probe.results import writing
 from probe.store import write_json
 
-SCHEMA = 2
+SCHEMA = 1
 PAGE_ROWS = 120
 
 _OTHERS = {
