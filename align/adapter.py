@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -179,6 +180,9 @@ def write_adapter(folder: Path, description: Mapping[str, Any], tensors: Mapping
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
             save_file(dict(tensors), Path(partial) / _WEIGHTS, metadata={"format": "pt"})
             (Path(partial) / _CONFIG).write_text(text, encoding="utf-8")
+            shutil.copymode(
+                Path(partial) / _CONFIG, Path(partial) / _WEIGHTS
+            )  # safetensors keeps its files to their owner
             before = folder / _CONFIG
             if before.is_file() and before.read_text(encoding="utf-8") != text:
                 before.unlink()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from data_manifests import language
+from data_manifests import language, language_aliases
 from data_manifests import languages as known_languages
 from probe.corpus import resolve_languages
 from probe.errors import AnalysisError
@@ -139,18 +139,19 @@ def labelled(paths: Sequence[str | Path], names: Sequence[str] | None) -> list[s
     """What inputs are called.
 
     Args:
-        names: one each, in the order of the paths; None: their own names.
+        names: one each, in the order of the paths, taken without the spaces around them; None: their own names.
 
     Raises:
         AnalysisError: too few or too many names, an empty one, or one that stands for two inputs.
     """
-    if names is not None and (len(names) != len(paths) or not all(names)):
+    labels = [own_name(path) for path in paths] if names is None else [name.strip() for name in names]
+    if len(labels) != len(paths) or not all(labels):
+        count = f"{len(labels)} names for {len(paths)} inputs" if all(labels) else "an empty name"
         raise AnalysisError(
-            f"{len(names)} names for {len(paths)} inputs (--names {','.join(names)})",
+            f"{count} (--names {','.join(labels)})",
             "one for each, in the order of the inputs",
             "give --names a,b,…",
         )
-    labels = list(names) if names is not None else [own_name(path) for path in paths]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise AnalysisError(f"two inputs named {twice}", "a name of its own for each", "give --names a,b,…")
@@ -269,6 +270,7 @@ def _read_table(path: Path) -> Accuracies:
             told = f"{path}: {column} {row[column]:g} in row {row.name + 2}"
             raise AnalysisError(f"{told} ({row['src']} to {row['tgt']})", wanted, next_step)
     table = table.astype({"layer": int, "n": int})
+    table[["src", "tgt"]] = _codes(path, table[["src", "tgt"]])
     codes = sorted({*table["src"], *table["tgt"]})
     layers = sorted(set(table["layer"]))
     index = table["layer"].map(layers.index), table["src"].map(codes.index), table["tgt"].map(codes.index)
@@ -283,6 +285,21 @@ def _read_table(path: Path) -> Accuracies:
             "mend the table, or give the folder that `probe retrieve` wrote",
         )
     return Accuracies(path.stem, tuple(codes), tuple(layers), values, int(table["n"].iloc[0]), None)
+
+
+def _codes(path: Path, named: pd.DataFrame) -> pd.DataFrame:
+    """The codes of languages that a table may name by their aliases."""
+    named = named.apply(lambda column: column.str.strip())
+    aliases = language_aliases()
+    names: dict[str, str] = {}
+    for name in sorted({*named["src"], *named["tgt"]}):
+        earlier = names.setdefault(aliases.get(name, name), name)
+        if earlier != name:
+            raise AnalysisError(
+                f"{path} with {earlier} and {name}, which are one language", "one name a language", "mend the table"
+            )
+    codes = {name: code for code, name in names.items()}
+    return named.apply(lambda column: column.map(codes))
 
 
 def short_name(code: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.accuracies import labelled, language_means, layer_number, named_languages
+from analysis.accuracies import Accuracies, labelled, language_means, layer_number, named_languages
 from analysis.association import CONFIDENCE
 from analysis.choice import published_aggregate
 from analysis.documents import Documents, find_documents
@@ -122,11 +123,13 @@ class Unlike(NamedTuple):
     next_step: str
 
 
-def check_alike(base_name: str, base: RetrievalResult, name: str, other: RetrievalResult) -> Unlike | None:
+def check_alike(
+    base_name: str, base: RetrievalResult | Accuracies, name: str, other: RetrievalResult | Accuracies
+) -> Unlike | None:
     """The first reason why two results did not search the same sentences in the same way; None where they did.
 
     Sentences are the same where the texts of the result's languages are, however many languages the corpus had, and whether
-    or not a limit left them.
+    or not a limit left them. A bare table has no settings, so that its languages and rows alone are compared.
     """
     only = sorted({*base.languages} ^ {*other.languages})
     if only:
@@ -138,7 +141,8 @@ def check_alike(base_name: str, base: RetrievalResult, name: str, other: Retriev
         )
     left, right = base.settings.get("corpus") or {}, other.settings.get("corpus") or {}
     measured: dict[str, tuple[Any, Any]] = {"rows": (base.rows, other.rows)}
-    measured |= {key: (base.settings.get(key), other.settings.get(key)) for key in ("k", "margin")}
+    if base.settings and other.settings:
+        measured |= {key: (base.settings.get(key), other.settings.get(key)) for key in ("k", "margin")}
     if left and right:
         measured |= {"corpus": (left.get("name"), right.get("name")), "split": (left.get("split"), right.get("split"))}
     for what, (one, another) in measured.items():
@@ -209,10 +213,20 @@ def _source(name: str, path: str | Path, result: RetrievalResult) -> dict[str, A
     return {
         "name": name,
         "path": str(path),
+        "digest": digest_of(result),
         "store": result.settings.get("store"),
         "model": result.settings.get("model"),
         "depth": result.settings.get("depth"),
     }
+
+
+def digest_of(result: RetrievalResult) -> str:
+    """What a result found, as sha256 of its languages, rows and hits at every layer and control; another run's is another."""
+    digest = hashlib.sha256(f"{','.join(result.languages)} {result.rows}".encode())
+    keys: list[int | str] = [*sorted(result.layers), *sorted(result.controls)]
+    for key in keys:
+        digest.update(f"\n{key}\n".encode() + np.ascontiguousarray(result.cells(key).hits).tobytes())
+    return digest.hexdigest()
 
 
 # ---- what is counted ---------------------------------------------------------------------------------------------
@@ -391,7 +405,7 @@ def _aggregate_hits(result: RetrievalResult, documents: Documents) -> np.ndarray
 
 def _told_change(name: str, table: pd.DataFrame, shown: int) -> str:
     own = table[(table["model"] == name) & (table["group"] == "mean")].set_index("layer")
-    here, most = own.loc[shown], own["difference"].idxmax()
+    here, most = own.loc[shown], own["difference"].abs().idxmax()
     clear = int(((own["low"] > 0) | (own["high"] < 0)).sum())
     told = (
         f"{name}: mean accuracy {100 * here['difference']:+.2f} points at layer {shown} (95 % interval "
@@ -400,7 +414,7 @@ def _told_change(name: str, table: pd.DataFrame, shown: int) -> str:
     if len(own) == 1:
         return f"{told}."
     return (
-        f"{told}; largest gain {100 * own['difference'].max():+.2f} at layer {most}; at {clear} of {len(own)} layers the interval "
+        f"{told}; largest change {100 * own.loc[most, 'difference']:+.2f} at layer {most}; at {clear} of {len(own)} layers the interval "
         "leaves out 0."
     )
 

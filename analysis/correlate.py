@@ -22,6 +22,8 @@ from analysis.association import (
     weighted_correlation,
 )
 from analysis.report import Report, Table
+from analysis.resample import FEWEST as FEWEST_DRAWS
+from analysis.resample import MOST as MOST_DRAWS
 from analysis.samples import FEWEST, Sample, expanded_relation, join, samples_of
 from analysis.scores import Scores
 from analysis.verdicts import CHAR, FEWEST_BOOTSTRAPPED, counted, place, remarks_on, score_name
@@ -35,7 +37,6 @@ the accuracy of character n-grams."""
 
 _FEWEST_DF = 5
 """Degrees of freedom a partial correlation needs."""
-_FEWEST_DRAWS = 100
 _BAND_POINTS = 50
 
 _HEADINGS = {
@@ -162,8 +163,10 @@ def correlate(
 
 def _check(draws: int, permutations: int, given: Sequence[str]) -> None:
     for option, value in (("--draws", draws), ("--permutations", permutations)):
-        if value < _FEWEST_DRAWS:
-            raise AnalysisError(f"{option} {value}", f"at least {_FEWEST_DRAWS}", "leave it out, which means 10,000")
+        if not FEWEST_DRAWS <= value <= MOST_DRAWS:
+            raise AnalysisError(
+                f"{option} {value}", f"{FEWEST_DRAWS} to {MOST_DRAWS}", "leave it out, which means 10,000"
+            )
     wrong = [name for name in given if name not in CONTROLS]
     if wrong or len(given) > 2 or len(set(given)) < len(given):
         raise AnalysisError(

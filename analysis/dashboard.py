@@ -14,7 +14,7 @@ from scipy import stats
 
 from analysis.accuracies import Accuracies, language_means, short_name
 from analysis.association import CONFIDENCE
-from analysis.compare import check_alike
+from analysis.compare import check_alike, digest_of
 from analysis.documents import find_documents
 from analysis.report import Report
 from analysis.resample import GROUPS, Bootstrap, Means, hit_sums
@@ -46,7 +46,7 @@ def read_run(folder: str | Path) -> Run:
     """Read a result folder, a comparison, or a folder that holds results and reports one level down.
 
     Raises:
-        AnalysisError: nothing to show there, or a comparison whose results are not found.
+        AnalysisError: nothing to show there, or a comparison whose results are not found or are not those it compared.
         RetrievalError: a damaged result.
     """
     folder = Path(folder)
@@ -79,24 +79,36 @@ def read_run(folder: str | Path) -> Run:
 
 
 def _compared(report: Report, folder: Path) -> dict[str, RetrievalResult]:
-    """The results of a comparison, base first."""
+    """The results of a comparison, base first: those that it compared, and not what took their place since."""
     try:
         sides = [report.facts["base"], *report.facts["others"]]
-        named = {side["name"]: Path(side["path"]) for side in sides}
+        named = {side["name"]: (Path(side["path"]), side["digest"]) for side in sides}
     except (KeyError, TypeError):
         raise AnalysisError(
             f"{folder}, whose report names no base and others",
             "a comparison that `probe compare` wrote",
             "run `probe compare` again",
         ) from None
-    return {name: RetrievalResult.load(_located(path, folder)) for name, path in named.items()}
+    return {name: _found(path, folder, digest) for name, (path, digest) in named.items()}
 
 
-def _located(path: Path, report: Path) -> Path:
-    """Where a compared result lies: as it was given, or, after a move, near the comparison."""
-    for place in (path, report / path, report.parent / path.name, report / path.name):
-        if (place / _RESULT).is_file():
-            return place
+def _found(path: Path, report: Path, digest: str) -> RetrievalResult:
+    """A compared result: beside the comparison, since both may have been moved or copied, or where it was given.
+
+    A folder beside the comparison may have the same name by chance, so its digest decides.
+    """
+    places = (report.parent / path.name, path, report / path, report / path.name)
+    held = [place for place in places if (place / _RESULT).is_file()]
+    for place in held:
+        result = RetrievalResult.load(place)
+        if digest_of(result) == digest:
+            return result
+    if held:
+        raise AnalysisError(
+            f"{path if path in held else held[0]}, which changed since the comparison {report}",
+            "the result that was compared",
+            "run `probe compare` again",
+        )
     raise AnalysisError(
         f"{report} compares {path}, which is not there",
         f"that folder with its {_RESULT}, as given or beside the comparison",

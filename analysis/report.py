@@ -215,18 +215,20 @@ class _Stored(dict[str, Any]):
         raise AnalysisError(f"{self.path} names no {key}", _EXPECTED, "run that command again")
 
 
-def refuse_other_folder(out: Path) -> None:
-    """Refuse to write a report among the files of something else.
+def refuse_other_folder(out: Path, figures: bool = False) -> None:
+    """Refuse to write a report, or figures, among the files of something else.
 
     Raises:
-        AnalysisError: the folder holds a retrieval result or a store, or is the current folder.
+        AnalysisError: the folder holds a retrieval result or a store, or, for figures, a report; or it is the current folder.
         RetrievalError: the folder cannot be read.
     """
+    others = {**_OTHERS, "report.json": "a report"} if figures else _OTHERS
     with writing(out):
-        held = next((what for name, what in _OTHERS.items() if (out / name).exists()), None)
+        held = next((what for name, what in others.items() if (out / name).exists()), None)
         told = f"which holds {held}" if held else "the current folder" if out.resolve() == Path.cwd() else None
     if told:
-        raise AnalysisError(f"--out {out}, {told}", "a folder of its own for the report", "give another --out")
+        wanted = "figures" if figures else "the report"
+        raise AnalysisError(f"--out {out}, {told}", f"a folder of its own for {wanted}", "give another --out")
 
 
 def _replace(new: Path, folder: Path) -> None:

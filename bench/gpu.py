@@ -24,10 +24,10 @@ from data_manifests import language_sets
 from probe.extract import AUTO_BATCH_TOKENS
 from probe.knn import choose_backend, make_search
 from probe.model import LoadedModel
-from probe.vectors import unit_rows
 from probe.states import pooled_states
 from probe.store import SCHEMA, ActivationStore
 from probe.tiny import tiny_tokenizer
+from probe.vectors import unit_rows
 
 ROWS = 997
 

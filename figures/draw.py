@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -14,9 +15,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.accuracies import AGGREGATE, MIDDLE, Accuracies, labelled, layer_number, middle_layer
+from analysis.compare import check_alike
 from analysis.curves import curve_of
 from analysis.orders import best_layer, by_cluster, by_family, directions, families, group_means, language_layers
-from analysis.report import Report
+from analysis.report import Report, refuse_other_folder
 from figures import heatmap
 from figures.correlation import by_layer
 from figures.curves import curves
@@ -72,18 +74,21 @@ def draw(
         The files that were written.
 
     Raises:
-        AnalysisError: an input that is none of these, names that are not distinct, a layer that an input lacks, a mark of a model
-            that no comparison holds; nothing is written then.
+        AnalysisError: an input that is none of these, results that do not measure the same thing (the rules are those of `compare`,
+            as far as a bare table tells), names that are not distinct, a layer that an input lacks, a mark of a model that no
+            comparison holds, an output folder that holds something else; nothing is written then.
         RetrievalError: a damaged result, or a folder that cannot be written.
     """
     if order not in ORDERS:
         raise AnalysisError(f"--order {order}", " or ".join(ORDERS), "give one of them")
     if not inputs:
         raise AnalysisError("nothing to draw", "a result or a report", "give the folder of one")
+    refuse_other_folder(Path(out), figures=True)
     loaded = {label: _load(Path(path), label) for label, path in zip(labelled(inputs, names), inputs, strict=True)}
     results = {name: found for name, found in loaded.items() if not isinstance(found, Report)}
     reports = {name: found for name, found in loaded.items() if isinstance(found, Report)}
     _check_marks(marks or {}, reports)
+    _check_alike(results)
     drawings = [
         *(drawing for name, found in results.items() for drawing in _of_result(name, found, layer, order)),
         *(
@@ -105,6 +110,13 @@ def draw(
         for drawing, figure, file in zip(drawings, figures, files, strict=True)
         for path in save(figure, drawing.frames, Path(out) / file)
     ]
+
+
+def _check_alike(results: Mapping[str, RetrievalResult | Accuracies]) -> None:
+    """Results share the axes of their curves; every pair is checked, since a bare table says little of its own making."""
+    for one, other in combinations(results, 2):
+        if (reason := check_alike(one, results[one], other, results[other])) is not None:
+            raise AnalysisError(*reason)
 
 
 def _check_marks(marks: Mapping[str, int], reports: Mapping[str, Report]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from analysis.dashboard import Run, dashboard, read_run
 from analysis.report import Report
+from probe.errors import AnalysisError
 from probe.provenance import versions
 from probe.results import RetrievalResult, writing
 
@@ -31,15 +33,23 @@ def build_page(run_dir: str | Path, out: str | Path, *, documents: str | Path | 
         The file's path.
 
     Raises:
-        AnalysisError: nothing to show in the folder, or documents that do not fit.
+        AnalysisError: a file that is not called *.html, nothing to show in the folder, or documents that do not fit.
         RetrievalError: a damaged result, or a file that cannot be written.
     """
+    out = Path(out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise AnalysisError(f"--out {out}", "a file that ends in .html", "give for example --out report.html")
     run = read_run(run_dir)
     page = render_page(run, dashboard(run, documents))
-    out = Path(out)
+    partial = out.with_name(f"{out.name}.partial")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8", newline="\n")
+        try:
+            partial.write_text(page, encoding="utf-8", newline="\n")
+            partial.replace(out)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
     return out
 
 

@@ -25,7 +25,10 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The corpora: list, fetch, verify.")
 app.add_typer(data, name="data")
 
-_INTERRUPTED = "interrupted; run the same command again (without --overwrite) to go on where it stopped"
+_WHOLE = 2**16
+"""Columns of a page on which every table and sentence has room."""
+_RESUMED = ("extract", "retrieve", "train", "demo", "reprobe")
+"""Commands that go on where they stopped; the others begin anew."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout, nothing else.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -49,7 +52,7 @@ Documents = Annotated[
     ),
 ]
 Draws = Annotated[int, typer.Option(min=100, help="Bootstrap draws.")]
-Seed = Annotated[int, typer.Option(help="Of every random draw.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of every random draw.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
 
 
@@ -62,15 +65,23 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        _fail(_INTERRUPTED, 130)
+        _fail(_interrupted(), 130)
     except SystemExit as end:
         if end.code == 130:  # what Typer makes of Ctrl-C, without a word
-            _fail(_INTERRUPTED, 130)
+            _fail(_interrupted(), 130)
         raise
     except Exception as error:
         if debug:
             traceback.print_exc()
         _fail(*_told(error))
+
+
+def _interrupted() -> str:
+    """What Ctrl-C leaves; the command is the first argument that is no option, since no option before it takes a value."""
+    command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    if command in _RESUMED:
+        return "interrupted; run the same command again (without --overwrite) to go on where it stopped"
+    return "interrupted; nothing finished was lost; run the same command again"
 
 
 def _told(error: Exception) -> tuple[str, int]:
@@ -308,8 +319,10 @@ def correlate(
     """Does retrieval accuracy predict a downstream score?"""
     from analysis.accuracies import Accuracies
     from analysis.correlate import correlate as correlated
+    from analysis.report import refuse_other_folder
     from analysis.scores import read_scores
 
+    refuse_other_folder(out)
     report = correlated(
         Accuracies.read(result), read_scores(scores), layer=layer, relation=relation, langs=langs, exclude=exclude,
         given=_listed(given) or (), draws=draws, permutations=permutations, seed=seed,
@@ -337,7 +350,9 @@ def compare(
 ) -> None:
     """What changed against a base, with paired intervals."""
     from analysis.compare import compare as compared
+    from analysis.report import refuse_other_folder
 
+    refuse_other_folder(out)
     report = compared(
         base, others, names=_listed(names), layer=layer, aligned=aligned, documents=documents, draws=draws, seed=seed
     )
@@ -361,7 +376,9 @@ def layers(
 ) -> None:
     """Which layer is best, and how sure that is."""
     from analysis.choice import choose_layer
+    from analysis.report import refuse_other_folder
 
+    refuse_other_folder(out)
     _finish_report(choose_layer(result, by=by, documents=documents, draws=draws, seed=seed), out, as_json)
 
 
@@ -379,6 +396,9 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Cosine of true pairs, isotropy, CKA and hubness, by layer."""
+    from analysis.report import refuse_other_folder
+
+    refuse_other_folder(out)
     from analysis.measures import measure as measured
     from probe.progress import RetrievalProgress
 
@@ -442,7 +462,10 @@ def report(
                 "leave --documents out",
             )  # fmt: skip
         from analysis.audit import audit
+        from analysis.report import refuse_other_folder
 
+        if out is not None:
+            refuse_other_folder(out)
         _finish_report(audit(), out, as_json)
         return
     from figures.page import build_page
@@ -463,7 +486,7 @@ def _finish_report(report: Any, out: Path | None, as_json: bool) -> None:
     if as_json:
         _print_json(report.as_json())
         return
-    _show(report_tables(report), 120)
+    _show(report_tables(report, saved=out is not None), _WHOLE)
     if out is not None:
         print(f"Report  {out / 'report.md'} (tables beside it as CSV, Markdown and LaTeX)")
 
@@ -635,7 +658,7 @@ def reprobe(
     else:
         from probe.tables import report_tables
 
-        _show(report_tables(report), 120)
+        _show(report_tables(report), _WHOLE)
         print(f"Page    {out / 'report.html'}\nFigures {out / 'figures'}\nReport  {out / 'comparison' / 'report.md'}")
 
 
@@ -664,35 +687,82 @@ def _compare_and_draw(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where store and result go.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    updates: Annotated[int, typer.Option(min=1, help="Updates of the alignment.")] = 150,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """The whole loop on the embedded corpus and model: no network, under a minute."""
+    """The whole loop on embedded data: probe, align, probe again, compare."""
+    from align.adapter import attach
+    from align.recipe import load_recipe
+    from align.train import train as trained
+    from probe.corpus import ParallelCorpus
     from probe.extract import extract_all
-    from probe.progress import ExtractionProgress, RetrievalProgress
+    from probe.progress import ExtractionProgress, RetrievalProgress, TrainingProgress
     from probe.retrieve import retrieve_all
     from probe.sources import load_corpus
 
-    corpus = load_corpus("everyday")
-    with ExtractionProgress() as progress:
-        store = extract_all(
-            "builtin:tiny", corpus, out / "store", dtype="fp32", device="cpu", overwrite=overwrite, observer=progress
+    whole = load_corpus("everyday")
+    unseen = ParallelCorpus(
+        "everyday, every second sentence", "dev", {code: own[1::2] for code, own in whole.sentences.items()}
+    )
+    text = out / "train-text"
+    text.mkdir(parents=True, exist_ok=True)
+    for code, own in whole.sentences.items():
+        (text / f"{code}.txt").write_text("".join(f"{line}\n" for line in own[::2]), encoding="utf-8")
+
+    def probed(name: str, adapter: Path | None) -> dict[str, Any]:
+        with ExtractionProgress() as progress:
+            store = extract_all(
+                "builtin:tiny", unseen, out / f"{name}-store", adapter=adapter, attach=attach, dtype="fp32", device="cpu",
+                overwrite=overwrite, observer=progress,
+            )  # fmt: skip
+        with RetrievalProgress() as advance:
+            result = retrieve_all(
+                store, backend="torch", device="cpu", out=out / name, overwrite=overwrite, advance=advance
+            )
+        return result.summary()
+
+    base = probed("base", None)
+    changes = [
+        f"align.pairs=[{json.dumps(str(text))}]", f"updates={updates}", "batch=32", "micro_batch=32", "dtype=fp32",
+        "warmup=0.1", f"evaluate_every={max(1, updates // 3)}",
+    ]  # fmt: skip
+    recipe = load_recipe("align", changes)
+    with TrainingProgress(updates) as progress:
+        adapter = trained(recipe, out / "adapter", device="cpu", overwrite=overwrite, observe=progress)
+    aligned = probed("aligned", adapter.adapter)
+    report = _compare_and_draw(out / "base", out / "aligned", out, "aligned", None, None, 10_000, 0)
+    gain = report.frame("layers").query("group == 'mean' and layer == @adapter.layers[0]").iloc[0]
+    if as_json:
+        change = {name: float(gain[name]) for name in ("base", "other", "difference", "low", "high")}
+        _print_json(
+            {
+                "base": base,
+                "aligned": aligned,
+                "layer": adapter.layers[0],
+                "change": change,
+                "page": str(out / "report.html"),
+            }
         )
-    with RetrievalProgress() as advance:
-        summary = retrieve_all(
-            store, backend="torch", device="cpu", out=out / "result", overwrite=overwrite, advance=advance
-        ).summary()
-    _show_result(summary, as_json)
-    if not as_json:
-        print(
-            f"\n{len(corpus.languages)} languages, {corpus.rows} sentences, an UNTRAINED model (builtin:tiny, random weights):\n"
-            "its layers show what surface form leaks through, and the char control is above them.\n"
-            "A trained model has something to beat.\n"
-            f"Store   {out / 'store'}\nResult  {out / 'result'} (summary.json, accuracy.csv, hits.h5)\n"
-            "Next    probe extract --model YOUR_MODEL --corpus flores200 --out store\n"
-            "        probe retrieve store --out result"
-        )
+        return
+    _show_result(base, as_json=False)
+    rows = f"{len(unseen.languages)} languages, {unseen.rows} sentences"
+    verdict = (
+        "the interval leaves out 0" if gain["low"] > 0 or gain["high"] < 0 else "no change can be told from chance"
+    )
+    char = base["controls"]["char"]["mean"]
+    print(
+        f"\nAligned at block {adapter.layers[0]} with the other half of the sentences, {adapter.updates} updates. On these {rows}, which it has not seen:\n"
+        f"  block {adapter.layers[0]}: {gain['base']:.1%} -> {gain['other']:.1%}, difference {100 * gain['difference']:+.1f} points, 95 % interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}: {verdict}.\n"
+        f"  The char control, without any model, retrieves {char:.1%}.\n"
+        "builtin:tiny is UNTRAINED (random weights): its layers show what surface form leaks through, and there is little to align.\n"
+        "What this shows is the loop; a trained model has something to find.\n"
+        f"Page     {out / 'report.html'}  (open it in any browser)\n"
+        f"Figures  {out / 'figures'}\nReport   {out / 'comparison' / 'report.md'}\n"
+        "Next     probe extract --model YOUR_MODEL --corpus flores200 --out store\n"
+        "         probe retrieve store --out result"
+    )
 
 
 @data.command("list")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +29,10 @@ _SCREEN_ROWS = 40
 """Of a longer table the screen says only where it is."""
 _WHOLE = 16
 """Characters of a cell that is not wrapped."""
+_NUMBER = re.compile(r"(< )?[+-]?[\d.,]*")
+"""A cell that stands to the right; also an empty one."""
+_UNLIMITED = 2**16
+"""Columns of a page on which a table can be measured as it is."""
 
 
 def retrieval_table(summary: Mapping[str, Any]) -> Group:
@@ -36,23 +43,51 @@ def retrieval_table(summary: Mapping[str, Any]) -> Group:
     return Group(Text(_title(summary), style="bold"), _curve(summary), Text(_remarks(summary)))
 
 
-def report_tables(report: Any) -> Group:
-    """A report of `analysis`: its title, the tables short enough for a screen, and its remarks."""
+def report_tables(report: Any, saved: bool = True) -> Group:
+    """A report of `analysis`: its title, the tables short enough for a screen, and its remarks.
+
+    Args:
+        saved: whether the report's files are there, to which a table that does not fit refers.
+    """
+    where = "" if saved else " (with --out)"
     parts: list[Any] = [Text(report.title, style="bold")]
     for name, table in report.tables.items():
         shown = table.shown()
         if 0 < len(shown) <= _SCREEN_ROWS:
-            parts += [Text(f"\n{table.caption}"), _report_table(shown)]
+            parts += [Text(f"\n{table.caption}"), _Fitting(shown, f"{name}.csv{where}")]
         elif len(shown):
-            parts.append(Text(f"{name}.csv: {len(shown):,} rows. {table.caption}"))
+            parts.append(Text(f"{name}.csv{where}: {len(shown):,} rows. {table.caption}"))
     return Group(*parts, Text(), *(Text(f"* {remark}") for remark in report.remarks))
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """As many columns of a table as the console is wide, from the left, and where the others are: rich would drop them without a word."""
+
+    shown: Any
+    """Data frame of text."""
+    file: str
+    """That holds all columns."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+        kept = len(self.shown.columns)
+        while kept > 1 and self._width(kept, console, options) > options.max_width:
+            kept -= 1
+        yield _report_table(self.shown.iloc[:, :kept])
+        if left := len(self.shown.columns) - kept:
+            yield Text(f"{left} more column{'s' * (left > 1)} in {self.file}")
+
+    def _width(self, kept: int, console: Console, options: ConsoleOptions) -> int:
+        """The least that the first columns need."""
+        table = _report_table(self.shown.iloc[:, :kept])
+        return Measurement.get(console, options.update(width=_UNLIMITED), table).minimum
 
 
 def _report_table(shown: Any) -> Table:
     """Numbers and words stay whole; only headings and long texts are wrapped."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
     for heading in shown.columns:
-        numeric = all(cell == "" or cell[-1].isdigit() for cell in shown[heading])
+        numeric = all(_NUMBER.fullmatch(cell) for cell in shown[heading])
         longest = max(map(len, (*heading.split(), *shown[heading])))
         whole = numeric or longest <= _WHOLE
         table.add_column(heading, justify="right" if numeric else "left", min_width=longest if whole else None)

@@ -406,6 +406,7 @@ def test_saving_again_gives_the_same_bytes(tmp_path: Path) -> None:
     ]
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert len({path.stat().st_mode for path in (tmp_path / "a").iterdir()}) == 1, "who may read one may read both"
 
 
 class KilledError(BaseException):

@@ -108,6 +108,19 @@ def test_a_faulty_table_is_refused(
         Accuracies.read(path)
 
 
+def test_a_table_may_name_languages_by_their_aliases(result: RetrievalResult, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    table, path = pd.read_csv(tmp_path / "accuracy.csv"), tmp_path / "aliases.csv"
+    aliases = {"eng_Latn": " en", "deu_Latn": "de-DE ", "swh_Latn": "sw"}
+    table.replace({"src": aliases, "tgt": aliases}).to_csv(path, index=False)
+    found, plain = Accuracies.read(path), Accuracies.read(tmp_path / "accuracy.csv")
+    assert found.languages == plain.languages
+    np.testing.assert_array_equal(found.values, plain.values)
+    table.replace({"src": {"eng_Latn": "en"}}).to_csv(path, index=False)
+    with pytest.raises(AnalysisError, match=r"aliases\.csv with en and eng_Latn, which are one language; .*; mend"):
+        Accuracies.read(path)
+
+
 def test_an_accuracy_may_be_rounded(result: RetrievalResult, tmp_path: Path) -> None:
     result.save(tmp_path)
     table = pd.read_csv(tmp_path / "accuracy.csv")
@@ -134,7 +147,14 @@ def test_inputs_are_called_by_their_folder_or_file_or_as_people_say(tmp_path: Pa
     (tmp_path / "own.csv").write_text("")
     paths = [tmp_path / "qwen2.5", tmp_path / "own.csv"]
     assert labelled(paths, None) == ["qwen2.5", "own"]
-    assert labelled(paths, ("a", "b")) == ["a", "b"]
+    assert labelled(paths, ("a", " b ")) == ["a", "b"]
+    for names, told in (
+        (("a", " a"), "two inputs named a;"),
+        (("a", " "), "an empty name \\(--names a,\\)"),
+        (("a", "b", "c"), "3 names for 2 inputs \\(--names a,b,c\\)"),
+    ):
+        with pytest.raises(AnalysisError, match=told):
+            labelled(paths, names)
 
 
 def test_what_is_neither_folder_nor_table_is_refused(tmp_path: Path) -> None:

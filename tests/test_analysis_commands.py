@@ -30,10 +30,12 @@ def test_names_are_stripped_and_an_empty_one_is_refused(results: Path, tmp_path:
     cli.compare(base, [other], tmp_path / "report", names="Llama 3, aligned ", draws=100)
     report = Report.load(tmp_path / "report")
     assert (report.facts["base"]["name"], report.facts["others"][0]["name"]) == ("Llama 3", "aligned")
-    with pytest.raises(ProbeError, match=r"2 names for 2 inputs \(--names ,b\)"):
+    with pytest.raises(ProbeError, match=r"an empty name \(--names ,b\)"):
         cli.compare(base, [other], refused, names=" ,b")
-    with pytest.raises(ProbeError, match=r"2 names for 2 inputs \(--names a,\)"):
+    with pytest.raises(ProbeError, match=r"an empty name \(--names a,\)"):
         cli.figures([base, other], refused, names="a, ")
+    with pytest.raises(ProbeError, match="two inputs named a"):
+        cli.figures([base, other], refused, names=" a , a")
     assert not refused.exists()
 
 
@@ -53,6 +55,31 @@ def test_the_choice_of_a_layer_is_shown_and_saved(
     cli.layers(results / "base", tmp_path / "report", by="to_english", draws=100)
     assert "Best layer over directions to English: 2" in capsys.readouterr().out
     assert Report.load(tmp_path / "report").facts["best"] == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda absent, out: cli.correlate(absent, "paper:llama3-sft", out),
+        lambda absent, out: cli.compare(absent, [absent], out),
+        lambda absent, out: cli.layers(absent, out),
+        lambda absent, out: cli.measure(absent, out),
+        lambda absent, out: cli.figures([absent], out),
+        lambda absent, out: cli.report("paper-audit", out),
+    ],
+    ids=["correlate", "compare", "layers", "measure", "figures", "paper-audit"],
+)
+def test_the_folder_of_a_result_is_refused_before_anything_is_computed(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Path, Path], None]
+) -> None:
+    """Even before the inputs are read, which are not there."""
+
+    def audit() -> Report:
+        raise AssertionError("computed first")
+
+    monkeypatch.setattr("analysis.audit.audit", audit)
+    with pytest.raises(ProbeError, match=r"--out .*base, which holds a retrieval result; .*; give another --out"):
+        command(tmp_path / "absent", results / "base")
 
 
 def test_the_page_is_built(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.compare import compare
+from analysis.compare import compare, digest_of
 from analysis.documents import Documents
 from analysis.report import Report
 from analysis.resample import Bootstrap
@@ -224,6 +224,22 @@ def test_the_first_remark_tells_the_change(report: Report) -> None:
     assert f"at {clear} of 5 layers" in report.remarks[0]
 
 
+def test_the_largest_change_may_be_a_loss(folder: Path) -> None:
+    report = compare(folder / "lifted", [folder / "base"], draws=100)
+    means = report.frame("layers").query("group == 'mean'").set_index("layer")["difference"]
+    layer = means.abs().idxmax()
+    assert means[layer] < -0.01
+    assert f"; largest change {100 * means[layer]:+.2f} at layer {layer}; " in report.remarks[0]
+
+
+def test_the_digest_is_of_what_was_found(base: RetrievalResult, lifted: RetrievalResult) -> None:
+    assert digest_of(replace(base, settings={}, tokens={})) == digest_of(base)
+    turned = dict(sorted(base.layers.items(), reverse=True))
+    assert digest_of(replace(base, layers=turned)) == digest_of(base)
+    others = [lifted, replace(base, controls={}), reordered(base, [1, 0, *range(2, len(base.languages))])]
+    assert len({digest_of(base), *map(digest_of, others)}) == 4
+
+
 def test_one_layer_alone(folder: Path, report: Report) -> None:
     one = compare(
         folder / "base", [folder / "lifted"], layer="3", aligned="jv,sw", documents=DOCUMENTS, draws=DRAWS, seed=4
@@ -361,7 +377,7 @@ def test_results_of_another_shape_are_refused(
         ({"layer": "top"}, "layer top, which base"),
         ({"layer": "²"}, "layer ², which base"),
         ({"names": ["one"]}, r"1 names for 2 inputs \(--names one\)"),
-        ({"names": ["one", ""]}, r"2 names for 2 inputs \(--names one,\)"),
+        ({"names": ["one", ""]}, r"an empty name \(--names one,\)"),
         ({"names": ["one", "one"]}, "two inputs named one"),
         ({"draws": 10}, "--draws 10"),
         (

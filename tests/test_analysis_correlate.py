@@ -399,8 +399,10 @@ def test_a_relation_to_languages_that_the_result_lacks_is_refused(accuracies: Ac
         ({"layer": "-1"}, "--layer -1"),
         ({"layer": "²"}, "--layer ²"),
         ({"relation": "towards-english"}, "--relation towards-english"),
-        ({"draws": 5}, "--draws 5; expected at least 100"),
-        ({"permutations": 0}, "--permutations 0; expected at least 100"),
+        ({"draws": 5}, "--draws 5; expected 100 to 100000"),
+        ({"draws": 10**9}, "--draws 1000000000; expected 100 to 100000"),
+        ({"permutations": 0}, "--permutations 0; expected 100 to 100000"),
+        ({"permutations": 100_001}, "--permutations 100001; expected 100 to 100000"),
     ],
 )
 def test_what_names_nothing_is_refused(

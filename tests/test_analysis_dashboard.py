@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from analysis.accuracies import Accuracies
-from analysis.compare import compare
+from analysis.compare import compare, digest_of
 from analysis.correlate import correlate
 from analysis.curves import curve_of
 from analysis.dashboard import (
@@ -48,8 +48,11 @@ def aligned(simulate: Simulate) -> RetrievalResult:
     return simulate(languages=CODES, depth=4, rows=60, lift=0.2, seed=1, adapter="a")
 
 
-def comparison(base: Path | str, *others: Path | str) -> Report:
-    sides = [{"name": Path(path).name, "path": str(path)} for path in (base, *others)]
+def comparison(base: Path, *others: Path) -> Report:
+    sides = [
+        {"name": Path(path).name, "path": str(path), "digest": digest_of(RetrievalResult.load(path))}
+        for path in (base, *others)
+    ]
     return Report("comparison", "Compared", {}, ("It rose.",), {"base": sides[0], "others": sides[1:]})
 
 
@@ -392,11 +395,47 @@ def test_a_comparison_says_which_is_the_base(folder: Path) -> None:
 
 
 def test_a_comparison_that_was_moved_finds_its_results_beside_it(folder: Path) -> None:
-    comparison("elsewhere/base", "elsewhere/aligned").save(folder / "compared")
+    comparison(folder / "base", folder / "aligned").save(folder / "compared")
+    moved = folder.rename(folder.with_name("moved"))
+    assert list(read_run(moved / "compared").results) == ["base", "aligned"]
+    shutil.rmtree(moved / "aligned")
+    with pytest.raises(AnalysisError, match=r"compares .*run/aligned, which is not there"):
+        read_run(moved / "compared")
+
+
+def test_a_result_that_changed_since_it_was_compared_is_refused(folder: Path, base: RetrievalResult) -> None:
+    """One hit is enough."""
+    compare(folder / "base", [folder / "aligned"], draws=100).save(folder / "compared")
     assert list(read_run(folder / "compared").results) == ["base", "aligned"]
-    shutil.rmtree(folder / "aligned")
-    with pytest.raises(AnalysisError, match=r"compares elsewhere/aligned, which is not there"):
+    hits = base.layers[3].hits.copy()
+    hits[0, 1, 0] ^= 0x80
+    layers = {**base.layers, 3: dataclasses.replace(base.layers[3], hits=hits)}
+    dataclasses.replace(base, layers=layers).save(folder / "base")
+    with pytest.raises(
+        AnalysisError, match=r"run/base, which changed since the comparison .*; run `probe compare` again"
+    ):
         read_run(folder / "compared")
+
+
+def test_a_copied_run_shows_its_own_results(folder: Path, base: RetrievalResult) -> None:
+    """Though those of the original are where they were given, and have changed."""
+    comparison(folder / "base", folder / "aligned").save(folder / "compared")
+    copy = Path(shutil.copytree(folder, folder.with_name("copy")))
+    base.save(folder / "aligned")
+    found = read_run(copy / "compared").results["aligned"]
+    assert np.array_equal(found.layers[2].hits, RetrievalResult.load(copy / "aligned").layers[2].hits)
+
+
+def test_a_result_of_the_same_name_beside_the_comparison_is_not_taken_for_it(
+    folder: Path, base: RetrievalResult, aligned: RetrievalResult
+) -> None:
+    """`probe reprobe` writes a folder `result`; that of its base may be called so too."""
+    base.save(folder / "model" / "result")
+    aligned.save(folder / "adapter" / "result")
+    report = compare(folder / "model" / "result", [folder / "adapter" / "result"], names=["base", "new"], draws=100)
+    report.save(folder / "adapter" / "comparison")
+    found = read_run(folder / "adapter" / "comparison").results
+    assert (found["base"].curve(), found["new"].curve()) == (base.curve(), aligned.curve())
 
 
 def test_several_comparisons_with_one_base(folder: Path, simulate: Simulate) -> None:

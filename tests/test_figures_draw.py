@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,64 @@ def test_models_that_would_share_a_file_are_told(runs: Path, tmp_path: Path, mon
     compare(paths[0], paths[1:], names=["base", "m 1", "m/1"], draws=100).save(tmp_path / "two")
     with pytest.raises(AnalysisError, match="two figures named two-difference-m-1-layer2"):
         draw([tmp_path / "two"], tmp_path / "out")
+
+
+@pytest.fixture
+def unlike(runs: Path, simulate: Callable[..., RetrievalResult]) -> Mapping[str, RetrievalResult]:
+    """Results that cannot be compared with those of the runs, by what differs."""
+    found = RetrievalResult.load(runs / "base")
+    corpus = {**found.settings["corpus"], "name": "other"}
+    return {
+        "k": replace(found, settings={**found.settings, "k": 5}),
+        "corpus": replace(found, settings={**found.settings, "corpus": corpus}),
+        "rows": simulate(languages=CODES, depth=4, rows=50),
+        "languages": simulate(languages=CODES[1:], depth=4, rows=60),
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("k", "k 4 in base but 5 in x; expected results that searched the same sentences in the same way"),
+        ("corpus", "corpus simulated in base but other in x"),
+        ("rows", "rows 60 in base but 50 in x"),
+        ("languages", f"{CODES[0]} only in base"),
+    ],
+)
+def test_results_that_do_not_measure_the_same_share_no_axis(
+    runs: Path, tmp_path: Path, unlike: Mapping[str, RetrievalResult], what: str, message: str
+) -> None:
+    unlike[what].save(tmp_path / "x")
+    with pytest.raises(AnalysisError, match=message):
+        draw([runs / "base", tmp_path / "x"], tmp_path / "out", draws=100)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("k", "k 4 in base but 5 in x"),  # though neither differs from the table in what that tells
+        ("rows", "rows 60 in table but 50 in x"),
+        ("languages", f"{CODES[0]} only in table"),
+    ],
+)
+def test_a_bare_table_is_checked_for_what_it_tells(
+    runs: Path, tmp_path: Path, unlike: Mapping[str, RetrievalResult], what: str, message: str
+) -> None:
+    unlike[what].save(tmp_path / "x")
+    inputs = [runs / "aligned" / "accuracy.csv", runs / "base", tmp_path / "x"]
+    with pytest.raises(AnalysisError, match=message):
+        draw(inputs, tmp_path / "out", names=["table", "base", "x"], draws=100)
+
+
+@pytest.mark.parametrize(("folder", "held"), [("base", "a retrieval result"), ("choice", "a report")])
+def test_figures_have_a_folder_of_their_own(runs: Path, folder: str, held: str) -> None:
+    before = sorted((runs / folder).iterdir())
+    with pytest.raises(
+        AnalysisError, match=f"--out .*{folder}, which holds {held}; expected a folder of its own for figures"
+    ):
+        draw([runs / "base"], runs / folder, draws=100)
+    assert sorted((runs / folder).iterdir()) == before
 
 
 def test_a_folder_that_cannot_be_written_is_told(runs: Path, tmp_path: Path) -> None:

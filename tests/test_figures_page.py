@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import importlib.util
 import re
 import shutil
@@ -18,12 +19,13 @@ import pytest
 from scipy import stats
 
 from analysis.accuracies import language_means
+from analysis.compare import digest_of
 from analysis.dashboard import proportion_interval
 from analysis.documents import Documents
 from analysis.report import Report, Table
 from data_manifests import language_sets, languages
 from figures.page import build_page
-from probe.errors import RetrievalError
+from probe.errors import AnalysisError, RetrievalError
 from probe.results import RetrievalResult
 
 Simulate = Callable[..., RetrievalResult]
@@ -56,7 +58,10 @@ def correlation(result: RetrievalResult, codes: tuple[str, ...], near: int = 2) 
 def save_run(folder: Path, base: RetrievalResult, aligned: RetrievalResult, scored: tuple[str, ...]) -> Path:
     base.save(folder / "base")
     aligned.save(folder / "aligned")
-    sides = [{"name": name, "path": str(folder / name)} for name in ("base", "aligned")]
+    results = {"base": base, "aligned": aligned}
+    sides = [
+        {"name": name, "path": str(folder / name), "digest": digest_of(result)} for name, result in results.items()
+    ]
     Report("comparison", "Compared", {}, (), {"base": sides[0], "others": sides[1:]}).save(folder / "comparison")
     correlation(base, scored).save(folder / "correlation")
     return folder
@@ -92,6 +97,34 @@ def test_a_page_that_cannot_be_written(built: Built, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RetrievalError, match="cannot be written"):
         build_page(built.folder / "base", tmp_path / "file" / "report.html")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "hits.h5", "page", "report.html.gz"])
+def test_a_page_replaces_nothing_but_a_page(built: Built, tmp_path: Path, name: str) -> None:
+    shutil.copytree(built.folder / "base", tmp_path / "base")
+    held = {path: path.read_bytes() for path in (tmp_path / "base").iterdir()}
+    with pytest.raises(AnalysisError, match=rf"--out .*{name}; expected a file that ends in \.html"):
+        build_page(tmp_path / "base", tmp_path / "base" / name)
+    assert {path: path.read_bytes() for path in (tmp_path / "base").iterdir()} == held
+
+
+def test_a_page_that_fails_leaves_the_earlier_one(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "REPORT.HTM"
+    out.write_text("earlier")
+
+    def full(path: Path, text: str, **_: object) -> None:
+        path.write_bytes(text[:10].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "write_text", full)
+        with pytest.raises(RetrievalError, match="the disk is full"):
+            build_page(built.folder / "base", out)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier"]
+    build_page(built.folder / "base", out)
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 @pytest.fixture(scope="module")

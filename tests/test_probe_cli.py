@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from probe import cli
 from probe.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +82,7 @@ def test_every_command_and_option_has_help(name: str, command: Any) -> None:
             "final-norm shard trust-remote-code truncate out json no-text",
         ),
         ("retrieve", "layers k margin backend pool langs save-predictions out json"),
-        ("demo", "out overwrite json"),
+        ("demo", "out updates overwrite json"),
         ("data list", "languages json"),
         ("data verify", "langs split json"),
         ("doctor", "json"),
@@ -137,6 +138,7 @@ def test_the_version_names_the_folder_it_runs_from(run_probe: RunProbe) -> None:
         ["extract"],
         ["retrieve", "store", "--out", "result", "--k", "four"],
         ["data", "verify"],
+        ["layers", "result", "--out", "report", "--seed", "-1"],
     ],
 )
 def test_wrong_usage_exits_with_2(run_probe: RunProbe, arguments: list[str]) -> None:
@@ -188,7 +190,7 @@ def test_an_output_that_cannot_be_written_gives_one_line_and_2(run_probe: RunPro
             "unexpected RuntimeError: first line second line; this is a bug",
         ),
         ("ProbeError('first\\nline', 'b', 'c')", 2, "first line; expected b; c"),
-        ("KeyboardInterrupt()", 130, "interrupted; run the same command again"),
+        ("KeyboardInterrupt()", 130, "interrupted; nothing finished was lost; run the same command again"),
     ],
 )
 def test_every_fault_gives_one_line_and_its_code(error: str, code: int, message: str) -> None:
@@ -232,6 +234,14 @@ def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
         == "probe: interrupted; run the same command again (without --overwrite) to go on where it stopped"
     )
     assert list((tmp_path / "store").glob("*_*.h5"))
+
+
+@pytest.mark.parametrize("command", ["compare", "layers", "figures", "measure", "correlate", "report", "merge"])
+def test_ctrl_c_promises_to_go_on_only_where_a_command_does(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setattr("sys.argv", ["probe", "--debug", command, "train", "--out", "extract"])
+    assert cli._interrupted() == "interrupted; nothing finished was lost; run the same command again"
+    monkeypatch.setattr("sys.argv", ["probe", "train", command])
+    assert cli._interrupted().endswith("(without --overwrite) to go on where it stopped")
 
 
 # Data
@@ -320,19 +330,30 @@ def test_doctor_for_people_ends_in_problems_or_none(run_probe: RunProbe) -> None
     assert "torch" in done.stdout
 
 
-def test_demo_runs_in_an_empty_folder_and_again(run_probe: RunProbe, tmp_path: Path) -> None:
-    """The second run takes the finished store as it is, and gives the same numbers as JSON."""
+def test_demo_closes_the_loop_in_an_empty_folder_and_again(run_probe: RunProbe, tmp_path: Path) -> None:
+    """The second run takes everything that is finished as it is, and gives the same numbers as JSON."""
     one_thread = {"OMP_NUM_THREADS": "1"}  # threads that wait for each other are slow where cores are shared
-    first = run_probe("demo", env=one_thread)
+    first = run_probe("demo", "--updates", "6", env=one_thread)
     assert first.returncode == 0, first.stderr
     assert "UNTRAINED" in first.stdout
-    assert "13 languages" in first.stdout
+    assert "13 languages, 64 sentences, which it has not seen" in first.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"demo"}
-    stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo/store").glob("*_*.h5")}
-    assert len(stored) == 13
+    demo = tmp_path / "demo"
+    kept = [*demo.glob("*-store/*_*.h5"), demo / "adapter" / "adapter_model.safetensors", demo / "base" / "hits.h5"]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    assert len(before) == 28
+    page = (demo / "report.html").read_text(encoding="utf-8")
+    assert "<canvas" in page
+    assert len(list((demo / "figures").glob("comparison-difference-aligned-layer*.pdf"))) == 1
 
-    second = run_probe("demo", "--json", env=one_thread)
+    second = run_probe("demo", "--updates", "6", "--json", env=one_thread)
     assert second.returncode == 0, second.stderr
-    summary = json.loads(second.stdout)
-    assert {path: path.stat().st_mtime_ns for path in stored} == stored
-    assert summary == json.loads((tmp_path / "demo/result/summary.json").read_text())
+    told = json.loads(second.stdout)
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert told["base"] == json.loads((demo / "base" / "summary.json").read_text())
+    assert told["aligned"] == json.loads((demo / "aligned" / "summary.json").read_text())
+    change = told["change"]
+    assert told["layer"] == 2
+    assert change["base"] == pytest.approx(told["base"]["layers"][2]["mean"])
+    assert change["difference"] == pytest.approx(told["aligned"]["layers"][2]["mean"] - change["base"])
+    assert change["low"] <= change["difference"] <= change["high"]
