@@ -98,12 +98,12 @@ def find_adapter(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=["adapter_*"]))
         except Exception as error:  # network, access or name: the hub's own reason is passed on
             raise ModelError(
-                f"--adapter {name} cannot be had ({' '.join(str(error).split())[:200]})",
+                f"adapter {name} cannot be had ({' '.join(str(error).split())[:200]})",
                 "a PEFT folder or a hub id",
                 "check the name or the network",
             ) from error
     if not (folder / _CONFIG).is_file():
-        raise ModelError(f"--adapter {name} holds no adapter_config.json", "a folder that PEFT saved", "check the path")
+        raise ModelError(f"adapter {name} holds no adapter_config.json", "a folder that PEFT saved", "check the path")
     _require_lora(folder)
     return folder
 

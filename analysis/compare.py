@@ -143,7 +143,9 @@ def check_alike(
     measured: dict[str, tuple[Any, Any]] = {"rows": (base.rows, other.rows)}
     if base.settings and other.settings:
         measured |= {key: (base.settings.get(key), other.settings.get(key)) for key in ("k", "margin")}
-    if left and right:
+    texts = left.get("digests") or {}, right.get("digests") or {}
+    told_by_text = all(code in digests for digests in texts for code in base.languages)
+    if left and right and not told_by_text:  # the same text by another name is the same corpus
         measured |= {"corpus": (left.get("name"), right.get("name")), "split": (left.get("split"), right.get("split"))}
     for what, (one, another) in measured.items():
         if one != another:
@@ -152,7 +154,6 @@ def check_alike(
                 "results that searched the same sentences in the same way",
                 f"run `probe retrieve` again with the same {what}",
             )
-    texts = left.get("digests") or {}, right.get("digests") or {}
     for code in base.languages:
         if all(code in digests for digests in texts) and texts[0][code] != texts[1][code]:
             return Unlike(

@@ -539,8 +539,8 @@ def train(
 
 @app.command()
 def merge(
-    task: Annotated[Path, typer.Argument(help="The adapter of the task.", metavar="TASK_ADAPTER")],
-    align: Annotated[Path, typer.Argument(help="The adapter of the alignment.", metavar="ALIGN_ADAPTER")],
+    task: Annotated[str, typer.Argument(help="The adapter of the task: folder or hub id.", metavar="TASK_ADAPTER")],
+    align: Annotated[str, typer.Argument(help="The adapter of the alignment.", metavar="ALIGN_ADAPTER")],
     out: Annotated[Path, typer.Option(help="The adapter to write: a folder.")],
     weight: Annotated[float, typer.Option(help="w in w TASK + (1 - w) ALIGN.")] = 0.9,
     method: Annotated[
@@ -560,23 +560,24 @@ def merge(
     from dataclasses import asdict
     from typing import cast
 
+    from align.adapter import find_adapter
     from align.merge import Method, merge_adapters, write_merged_card
 
+    if search is not None and (model is None or task_data is None):
+        raise ProbeError("--search without --model or --task-data", "both", "give --model BASE --task-data dev.jsonl")
+    weights = _weights(search) if search is not None else []
+    folders = find_adapter(task), find_adapter(align)
     losses: dict[float, float] = {}
-    if search is not None:
-        if model is None or task_data is None:
-            raise ProbeError(
-                "--search without --model or --task-data", "both", "give --model BASE --task-data dev.jsonl"
-            )
+    if weights and model is not None and task_data is not None:
         from align.search import search_weight
 
         losses = search_weight(
-            task, align, _weights(search), model=model, task_data=task_data, method=cast(Method, method), rank=rank,
+            *folders, weights, model=model, task_data=task_data, method=cast(Method, method), rank=rank,
             device=device, observe=lambda tried, loss: print(f"weight {tried}: loss {loss:.4f}", file=sys.stderr),
         )  # fmt: skip
         weight = min(losses, key=lambda tried: losses[tried])
-    merged = merge_adapters(task, align, out, weight, cast(Method, method), rank)
-    write_merged_card(out, task, align, merged, losses)
+    merged = merge_adapters(*folders, out, weight, cast(Method, method), rank)
+    write_merged_card(out, Path(task), Path(align), merged, losses)
     if as_json:
         searched = [{"weight": tried, "loss": loss} for tried, loss in losses.items()]
         _print_json(

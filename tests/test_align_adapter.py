@@ -305,7 +305,7 @@ def test_a_folder_without_an_adapter_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_unknown_adapter_is_one_line() -> None:
-    with pytest.raises(ModelError, match="--adapter nobody/nothing") as caught:
+    with pytest.raises(ModelError, match="adapter nobody/nothing") as caught:
         find_adapter("nobody/nothing")
     assert "\n" not in str(caught.value)
 

@@ -277,9 +277,9 @@ def test_the_paper_s_values_stand_beside_ours(simulate: Simulate, tmp_path: Path
 def test_a_limit_and_other_languages_of_the_corpus_do_not_count(
     folder: Path, lifted: RetrievalResult, report: Report, tmp_path: Path
 ) -> None:
-    """The same sentences are the same, whether a limit left them or a corpus of more languages held them."""
+    """The same sentences are the same, whether a limit left them, or a corpus of more languages or another name held them."""
     corpus = lifted.settings["corpus"]
-    wider = {**corpus, "digests": {**corpus["digests"], "fra_Latn": "7"}}
+    wider = {**corpus, "name": "other", "digests": {**corpus["digests"], "fra_Latn": "7"}}
     replace(lifted, settings={**lifted.settings, "limit": 60, "corpus": wider}).save(tmp_path / "lifted")
     again = compare(folder / "base", [tmp_path / "lifted"], aligned="jv,sw", documents=DOCUMENTS, draws=DRAWS, seed=4)
     pd.testing.assert_frame_equal(again.frame("layers"), report.frame("layers"))

@@ -206,7 +206,7 @@ def test_models_that_would_share_a_file_are_told(runs: Path, tmp_path: Path, mon
 def unlike(runs: Path, simulate: Callable[..., RetrievalResult]) -> Mapping[str, RetrievalResult]:
     """Results that cannot be compared with those of the runs, by what differs."""
     found = RetrievalResult.load(runs / "base")
-    corpus = {**found.settings["corpus"], "name": "other"}
+    corpus = {"name": "other", "split": "dev"}
     return {
         "k": replace(found, settings={**found.settings, "k": 5}),
         "corpus": replace(found, settings={**found.settings, "corpus": corpus}),
