@@ -58,7 +58,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "Data": [table(facts["data"]) or "Nothing was trained: see the adapters that it was made from."],
         "Results": [table(facts["results"]) or "None were measured."],
         "Recipe": [_block("yaml", _yaml(facts["recipe"]))],
-        "Use": [_block("python", _loading(facts))],
+        "Use": [_loading(facts)],
         "Made with": [_block("", str(facts["command"])), ", ".join(f"{k} {v}" for k, v in facts["versions"].items())],
     }
     body = [part for title, parts in sections.items() for part in ([f"## {title}"] if title else []) + parts if part]
@@ -115,13 +115,17 @@ def _short(facts: Mapping[str, Any]) -> str:
 
 
 def _loading(facts: Mapping[str, Any]) -> str:
+    base = facts["base_model"]
+    if base.startswith("builtin:"):  # which midprobe alone has
+        return _block("", f"probe extract --model {base} --adapter PATH_OF_THIS_FOLDER --corpus everyday --out store")
     revision = f', revision="{facts["revision"]}"' if facts.get("revision") else ""
     auto = facts.get("auto_class", "AutoModelForCausalLM")
-    return (
+    return _block(
+        "python",
         "from peft import PeftModel\n"
         f"from transformers import {auto}\n\n"
-        f'base = {auto}.from_pretrained("{facts["base_model"]}"{revision})\n'
-        'model = PeftModel.from_pretrained(base, "path/of/this/folder")'
+        f'base = {auto}.from_pretrained("{base}"{revision})\n'
+        'model = PeftModel.from_pretrained(base, "path/of/this/folder")',
     )
 
 

@@ -106,7 +106,7 @@ def choose_layer(
         f"Best layer of {name}",
         {
             "layers": _shown_layers(table, by, name),
-            "halves": _shown_halves(halves, by),
+            "halves": _shown_halves(halves, by, bootstrap.documents.grouping),
             "curves": _shown_curves(curves),
         },
         tuple(_remarks(facts)),
@@ -254,7 +254,7 @@ def _remarks(facts: dict[str, Any]) -> list[str]:
             f"layers in 95 % of draws; it wins {100 * facts['won']:.1f} % of draws), accuracy {accuracy} ({interval}).",
             f"{'It lies' if facts['inside'] else 'It does not lie'} strictly inside the network (neither layer 0 nor "
             f"{facts['last']}); the best layer does in {100 * facts['inside_share']:.1f} % of draws.",
-            f"Chosen on one half of the documents and tested on the other ({halves['splits']} splits, both ways): "
+            f"Chosen on one half of the {facts['grouping']} and tested on the other ({halves['splits']} splits, both ways): "
             f"{100 * halves['chosen']:.2f} % where chosen, {100 * halves['tested']:.2f} % where tested.",
         ]
     remarks += _beside_char(facts["char"])
@@ -280,9 +280,9 @@ def _beside_char(char: dict[str, float] | None) -> list[str]:
 
 def _shown_layers(table: pd.DataFrame, by: str, name: str) -> Table:
     others = [group for group in ("mean", "same_script", "cross_script", "low") if table[group].notna().any()]
-    shown = {"layer": "layer", by: GROUPS[by], f"{by}_low": "from", f"{by}_high": "to"}
+    shown = {"layer": "layer", by: GROUPS[by], f"{by}_low": "low", f"{by}_high": "high"}
     shown |= {group: GROUPS[group] for group in others if group != by}
-    shown |= {"won": "wins", "rank_low": "rank from", "rank_high": "rank to", "char": "char", "length": "length"}
+    shown |= {"won": "wins", "rank_low": "rank low", "rank_high": "rank high", "char": "char", "length": "length"}
     return Table(
         table,
         f"Accuracy of {name} by layer (%); over {GROUPS[by]} with its 95 % interval, the share of draws in which a layer is best (%), "
@@ -292,10 +292,10 @@ def _shown_layers(table: pd.DataFrame, by: str, name: str) -> Table:
     )
 
 
-def _shown_halves(halves: pd.DataFrame, by: str) -> Table:
+def _shown_halves(halves: pd.DataFrame, by: str, drawn: str) -> Table:
     return Table(
         halves,
-        f"Layers chosen over {GROUPS[by]} on one half of the documents: how often (%), their mean accuracy there (%), on the other half, and "
+        f"Layers chosen over {GROUPS[by]} on one half of the {drawn}: how often (%), their mean accuracy there (%), on the other half, and "
         "the best layer's on the other half.",
         {
             "layer": "layer",

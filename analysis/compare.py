@@ -17,6 +17,7 @@ from analysis.choice import published_aggregate
 from analysis.documents import Documents, find_documents
 from analysis.report import Report, Table
 from analysis.resample import GROUPS, Bootstrap, Means, hit_sums, load_result
+from data_manifests import language_sets
 from probe.errors import AnalysisError
 from probe.results import RetrievalResult, resource_groups
 
@@ -42,7 +43,8 @@ def compare(
         others: the folders of the results to compare with it.
         names: what to call them, the base first; None: the names of their folders.
         layer: `all`, or one layer's number.
-        aligned: codes, aliases or sets of the languages whose alignment was trained; None: they are not told apart.
+        aligned: codes, aliases or sets of the languages whose alignment was trained, as of `aligned_masks`; None: they are not
+            told apart.
         documents: as of `find_documents`.
         draws: bootstrap draws over documents, the same for all layers, directions and results.
         seed: of the draws.
@@ -68,7 +70,7 @@ def compare(
             raise AnalysisError(*reason)
     layers = _chosen_layers(layer, dict(zip(labels, (first, *rest), strict=True)))
     bootstrap = Bootstrap.of(find_documents(first.settings, first.rows, documents), draws, seed)
-    trained = _aligned_masks(aligned, first.languages)
+    trained = aligned_masks(aligned, first.languages)
     groups = Means.of_groups(first.languages, trained)
     measured = _Measured.of(first, rest, layers, groups, bootstrap)
 
@@ -105,6 +107,9 @@ def compare(
         *(_told_settings(labels[0], name, found) for name, found in differs.items()),
         *_told_controls(labels, (first, *rest)),
         *_told_corpus((first, *rest)),
+        *_told_layer(labels[0], layers, shown),
+        *_told_absent(aligned, first.languages),
+        *(told for each in zip(labels, (first, *rest), strict=True) for told in _told_aggregate(*each)),
         f"Intervals are percentiles of {draws} bootstrap draws of {bootstrap.documents.grouping}, the same for all; each is "
         "its own 95 %, without a correction for their number. Differences are paired, sentence by sentence.",
     ]
@@ -188,12 +193,30 @@ def _chosen_layers(layer: int | str, results: Mapping[str, RetrievalResult]) -> 
     return [int(layer)]
 
 
-def _aligned_masks(aligned: str | None, codes: Sequence[str]) -> dict[str, np.ndarray]:
-    """`aligned` and `not_aligned` -> (language,) bool; nothing where none were named."""
+def aligned_masks(aligned: str | None, codes: Sequence[str]) -> dict[str, np.ndarray]:
+    """The languages whose alignment was trained and the others.
+
+    Args:
+        aligned: codes, aliases or sets; of a set those count that are there. None: they are not told apart.
+        codes: the languages of the result.
+
+    Returns:
+        `aligned` and `not_aligned` -> (language,) bool; nothing where none were named.
+
+    Raises:
+        AnalysisError: a language that is named by itself is absent, or none is there.
+        CorpusError: a name that is no language.
+    """
     if aligned is None:
         return {}
-    chosen = np.isin(codes, named_languages(aligned, f"--aligned {aligned}", codes))
+    named = [code for _, members in _parts(aligned) for code in members if code in codes or len(members) == 1]
+    chosen = np.isin(codes, named_languages(",".join(named) or aligned, f"--aligned {aligned}", codes))
     return {"aligned": chosen, "not_aligned": ~chosen}
+
+
+def _parts(aligned: str) -> list[tuple[str, tuple[str, ...]]]:
+    """What was named, each with what it stands for: a set with its members, anything else with itself."""
+    return [(part, language_sets().get(part, (part,))) for part in map(str.strip, aligned.split(",")) if part]
 
 
 def _differing(base: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
@@ -420,6 +443,43 @@ def _told_change(name: str, table: pd.DataFrame, shown: int) -> str:
     )
 
 
+def _told_layer(base: str, layers: list[int], shown: int) -> list[str]:
+    """Why that layer, which a choice by the differences would make too good."""
+    if len(layers) == 1:
+        return []
+    return [
+        f"Groups, languages and directions are shown at layer {shown}, the best of {base} over all directions, so that it is not chosen "
+        "by the differences; the data of `layers`, `languages` and `directions` hold every layer."
+    ]
+
+
+def _told_absent(aligned: str | None, codes: Sequence[str]) -> list[str]:
+    """What the named sets hold and the result does not."""
+    remarks = []
+    for name, members in _parts(aligned or ""):
+        if absent := [code for code in members if code not in codes and len(members) > 1]:
+            remarks.append(
+                f"Of the {len(members)} languages of {name} the results lack {', '.join(absent)}: these are not among the aligned ones here."
+            )
+    return remarks
+
+
+def _told_aggregate(name: str, result: RetrievalResult) -> list[str]:
+    """Why there is no aggregate accuracy."""
+    if result.aggregate() is not None:
+        return []
+    depth = result.settings.get("depth")
+    absent = [layer for layer in range(2, (depth or 0) + 1, 2) if layer not in result.layers]
+    why = (
+        f"not retrieved: {', '.join(map(str, absent))}"
+        if absent
+        else "its model has none"
+        if depth
+        else "the number of its model's blocks is not known"
+    )
+    return [f"{name} has no aggregate accuracy, which is over all even layers without layer 0 ({why})."]
+
+
 def _told_settings(base: str, name: str, differs: Mapping[str, list[Any]]) -> str:
     if not differs:
         return f"{name} and {base} were made with the same settings."
@@ -467,9 +527,12 @@ def _labelled_groups(table: pd.DataFrame) -> pd.DataFrame:
 def _shown(tables: Mapping[str, pd.DataFrame], base: str, shown: int, codes: Sequence[str]) -> dict[str, Table]:
     """The tables with what people see of them: the rows of one layer where there are many."""
     controls = {control: control for control in tables["controls"]["control"].unique()}
-    change = {"base": base, "other": "other", "difference": "difference", "low": "from", "high": "to", **controls}
-    percent = ("base", "other", "difference", "low", "high", *controls)
+    change = {"base": base, "other": "other", "difference": "difference", "low": "low", "high": "high", **controls}
+    fine = ("difference", "low", "high")
+    percent = ("base", "other", *fine, *controls)
     source = "eng_Latn" if "eng_Latn" in codes else codes[0]
+    published = tables["aggregate"][["published_base", "published_other"]].notna().any(axis=None)
+    beside = "; beside it the paper's" if published else ""
     unit = f"(%), difference from {base} in points with its 95 % interval"
     return {
         "layers": Table(
@@ -478,12 +541,14 @@ def _shown(tables: Mapping[str, pd.DataFrame], base: str, shown: int, codes: Seq
             {"model": "model", "layer": "layer", **change},
             (*percent, "base_low", "base_high", "other_low", "other_high"),
             {"group": "mean"},
+            fine=fine,
         ),
         "groups": Table(
             _labelled_groups(tables["layers"][tables["layers"]["layer"] == shown].reset_index(drop=True)),
             f"Accuracy at layer {shown} by group {unit}.",
             {"model": "model", "over": "over", **change},
             (*percent, "base_low", "base_high", "other_low", "other_high"),
+            fine=fine,
         ),
         "spread": Table(
             _labelled_groups(tables["spread"]),
@@ -491,12 +556,14 @@ def _shown(tables: Mapping[str, pd.DataFrame], base: str, shown: int, codes: Seq
             {"model": "model", "over": "over", "n": "n", "mean": "mean", "sd": "SD"},
             ("mean", "sd"),
             {"layer": shown},
+            fine=("mean", "sd"),
         ),
         "aggregate": Table(
             tables["aggregate"],
-            f"Aggregate accuracy, the mean over directions and even layers without layer 0 {unit}; beside it the paper's.",
+            f"Aggregate accuracy, the mean over directions and even layers without layer 0 {unit}{beside}.",
             {"model": "model", **change, "published_base": "paper, base", "published_other": "paper, other"},
             (*percent, "published_base", "published_other"),
+            fine=fine,
         ),
         "languages": Table(
             tables["languages"],
@@ -504,6 +571,7 @@ def _shown(tables: Mapping[str, pd.DataFrame], base: str, shown: int, codes: Seq
             {"model": "model", "language": "language", **change},
             percent,
             {"layer": shown},
+            fine=fine,
         ),
         "directions": Table(
             tables["directions"],
@@ -511,6 +579,7 @@ def _shown(tables: Mapping[str, pd.DataFrame], base: str, shown: int, codes: Seq
             {"model": "model", "src": "source", "tgt": "target", **change},
             percent,
             {"layer": shown, "src": source},
+            fine=fine,
         ),
         "controls": Table(
             tables["controls"],

@@ -26,7 +26,7 @@ from analysis.resample import FEWEST as FEWEST_DRAWS
 from analysis.resample import MOST as MOST_DRAWS
 from analysis.samples import FEWEST, Sample, expanded_relation, join, samples_of
 from analysis.scores import Scores
-from analysis.verdicts import CHAR, FEWEST_BOOTSTRAPPED, counted, place, remarks_on, score_name
+from analysis.verdicts import CHAR, FEWEST_BOOTSTRAPPED, counted, not_computed, place, remarks_on, score_name
 from data_manifests import language
 from probe.errors import AnalysisError
 from probe.results import script_of
@@ -44,15 +44,15 @@ _HEADINGS = {
     "layer": "layer",
     "n": "n",
     "pearson": "Pearson r",
-    "fisher_low": "95 % low",
-    "fisher_high": "95 % high",
+    "fisher_low": "low",
+    "fisher_high": "high",
     "permutation_p": "p (permutation)",
     "max_p": "p (all layers)",
     "holm_p": "p (Holm)",
     "bca_low": "BCa low",
     "bca_high": "BCa high",
-    "family_low": "r without a family, lowest",
-    "family_high": "highest",
+    "family_low": "r without a family, low",
+    "family_high": "r without a family, high",
     "pearson_p": "p (t)",
     "spearman": "Spearman rho",
     "spearman_p": "p (rho)",
@@ -125,17 +125,19 @@ def correlate(
         )
     controls, unknown = _controls(accuracies, means, samples, given)
     partial, refused = _partial(samples, labels, controls, given)
+    listed = _listed_layer(labels, accuracies)
     return Report(
         "correlation",
         f"Retrieval accuracy of {accuracies.name} against {scores.name}",
-        _tables(correlation, partial, samples, dropped, labels, accuracies, scores),
+        _tables(correlation, partial, samples, dropped, labels, listed, accuracies, scores),
         (
-            *remarks_on(correlation, partial, samples, labels, accuracies, scores, directions),
+            *remarks_on(correlation, partial, samples, labels, listed, accuracies, scores, directions),
             *counted(dropped),
+            *(note if note.startswith(scores.name) else f"{scores.name}: {note}" for note in scores.notes),
             *left_out,
+            *not_computed(correlation, samples, labels, accuracies),
             *unknown,
             *refused,
-            *(note if note.startswith(scores.name) else f"{scores.name}: {note}" for note in scores.notes),
         ),
         {
             "result": accuracies.name,
@@ -337,11 +339,11 @@ def _tables(
     samples: Sequence[Sample],
     dropped: Mapping[str, str],
     labels: Sequence[str],
+    listed: str,
     accuracies: Accuracies,
     scores: Scores,
 ) -> dict[str, Table]:
     """The tables of the report; of partial correlations and points people are shown one layer."""
-    listed = _listed_layer(labels, accuracies)
     where = place(listed, accuracies)
     return {
         "correlation": _correlation_table(correlation, scores, several=len(labels) > 1),
@@ -372,10 +374,10 @@ def _tables(
 
 
 def _correlation_table(frame: pd.DataFrame, scores: Scores, several: bool) -> Table:
-    adjusted = ", adjusted for all layers by the largest |r| and by Holm" if several else ""
+    adjusted = ", adjusted for all layers by the largest absolute r and by Holm" if several else ""
     return Table(
         frame,
-        f"Correlation over languages of retrieval accuracy with {score_name(scores)}. 95 % intervals of r by Fisher's z and by BCa "
+        f"Correlation over languages of retrieval accuracy with {score_name(scores)}. 95 % intervals of r (low, high) by Fisher's z and by BCa "
         f"bootstrap over languages; p two-sided, by permutation{adjusted}; the range of r when one language family is left out.",
         {name: heading for name, heading in _HEADINGS.items() if several or name not in ("max_p", "holm_p")},
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from probe.results import RetrievalResult, script_of
 
 UNIT = 10_000
 """Interval ends are stored as whole multiples of 1 / UNIT: a hundredth of a percent point."""
+_METRICS = {name.casefold(): name for name in ("F1", "BLEU", "COMET", "chrF")}
 _RESULT, _REPORT = "summary.json", "report.json"
 
 
@@ -37,13 +39,28 @@ class Run:
     folder: Path
     results: Mapping[str, RetrievalResult] = field(repr=False)
     """Name -> result; the first is the one that the others are compared with."""
-    reports: tuple[Report, ...] = ()
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    """Folder's name -> report."""
     compared: bool = False
     """Whether a comparison says which result is the base."""
+    omitted: tuple[str, ...] = ()
+    """Results that the folder or its comparisons hold and that are not among `results`, by name, or by path where another has that
+    name."""
+
+
+class _Side(NamedTuple):
+    """A result that a comparison compared."""
+
+    name: str
+    path: Path
+    digest: str
 
 
 def read_run(folder: str | Path) -> Run:
     """Read a result folder, a comparison, or a folder that holds results and reports one level down.
+
+    Of several comparisons in a folder the base is that of the one whose base a correlation was made from, else of the first by name;
+    comparisons with the same base add their results, and the results beside them follow.
 
     Raises:
         AnalysisError: nothing to show there, or a comparison whose results are not found or are not those it compared.
@@ -60,36 +77,63 @@ def read_run(folder: str | Path) -> Run:
                 "a result, a comparison, or a folder that holds results and reports",
                 "put the report beside its result in one folder and give that folder",
             )
-        return Run(folder, _compared(report, folder), (report,), True)
+        return Run(folder, _compared(_sides(report, folder), folder), {folder.resolve().name: report}, True)
     children = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
     found = {child.name: RetrievalResult.load(child) for child in children if (child / _RESULT).is_file()}
     reports = {child: Report.load(child) for child in children if (child / _REPORT).is_file()}
-    compared: dict[str, RetrievalResult] = {}
-    for child, report in reports.items():
-        if report.kind == "comparison" and (not compared or report.facts["base"]["name"] == next(iter(compared))):
-            compared |= _compared(report, child)
-    told = {name: result for name, result in found.items() if name not in compared}
-    if not compared and not told:
+    run = _together(folder, found, reports)
+    if not run.results:
         raise AnalysisError(
             f"{folder} with no retrieval result",
             f"a folder with {_RESULT}, a comparison, or a folder of such folders",
             "run `probe retrieve`, or give its --out folder",
         )
-    return Run(folder, compared | told, tuple(reports.values()), bool(compared))
+    return run
 
 
-def _compared(report: Report, folder: Path) -> dict[str, RetrievalResult]:
-    """The results of a comparison, base first: those that it compared, and not what took their place since."""
+def _together(folder: Path, found: Mapping[str, RetrievalResult], reports: Mapping[Path, Report]) -> Run:
+    """The results of the comparisons with one base, then those beside them; results are the same where their digests are."""
+    comparisons = {child: _sides(report, child) for child, report in reports.items() if report.kind == "comparison"}
+    base = _base([sides[0] for sides in comparisons.values()], list(reports.values()))
+    shown: dict[str, RetrievalResult] = {}
+    told: set[str] = set()  # digests: a result may have one name in a comparison and another as a folder
+    for child, sides in comparisons.items():
+        if sides[0].digest == base:
+            new = [side for side in sides if side.digest not in told and side.name not in shown]
+            shown |= _compared(new, child)
+            told |= {side.digest for side in new}
+    own = [_Side(name, folder / name, digest_of(result)) for name, result in found.items()]
+    beside = [side for side in own if side.name not in shown and side.digest not in told]
+    shown |= {side.name: found[side.name] for side in beside}
+    told |= {side.digest for side in beside}
+    missing = {side.digest: side for side in chain(own, *comparisons.values()) if side.digest not in told}
+    omitted = tuple(str(side.path) if side.name in shown else side.name for side in missing.values())
+    return Run(folder, shown, {child.name: report for child, report in reports.items()}, bool(comparisons), omitted)
+
+
+def _base(bases: Sequence[_Side], reports: Sequence[Report]) -> str | None:
+    """The digest of the base to show, of the bases of the comparisons; None where there is no comparison."""
+    correlated = {report.facts.get("result") for report in reports if report.kind == "correlation"}
+    preferred = (side.digest for side in bases if correlated & {side.name, side.path.name})
+    return next(preferred, bases[0].digest if bases else None)
+
+
+def _sides(report: Report, folder: Path) -> list[_Side]:
+    """What a comparison compared, base first."""
     try:
         sides = [report.facts["base"], *report.facts["others"]]
-        named = {side["name"]: (Path(side["path"]), side["digest"]) for side in sides}
+        return [_Side(side["name"], Path(side["path"]), side["digest"]) for side in sides]
     except (KeyError, TypeError):
         raise AnalysisError(
             f"{folder}, whose report names no base and others",
             "a comparison that `probe compare` wrote",
             "run `probe compare` again",
         ) from None
-    return {name: _found(path, folder, digest) for name, (path, digest) in named.items()}
+
+
+def _compared(sides: Sequence[_Side], folder: Path) -> dict[str, RetrievalResult]:
+    """The results of a comparison: those that it compared, and not what took their place since."""
+    return {side.name: _found(side.path, folder, side.digest) for side in sides}
 
 
 def _found(path: Path, report: Path, digest: str) -> RetrievalResult:
@@ -204,7 +248,7 @@ def dashboard(run: Run, documents: str | Path | None = None) -> dict[str, Any]:
     results = [base, *others]
     bootstraps = _bootstraps(results, documents)
     own, paired = _intervals(results, bootstraps, [reason is None for reason in reasons])
-    scores = [_scores(report) for report in run.reports if report.kind == "correlation"]
+    scores = _scores(run.reports)
     relations = {"all", *(each["directions"] for each in scores)}
     present = {name for ends in own for name in ends.means.names}
     return {
@@ -221,7 +265,7 @@ def dashboard(run: Run, documents: str | Path | None = None) -> dict[str, Any]:
         "languages": _languages(results),
         "sets": _sets(results),
         "scores": scores,
-        "chosen": next((report.facts["best"] for report in run.reports if report.kind == "layers"), None),
+        "chosen": _chosen(first, run.reports.values()),
     }
 
 
@@ -351,13 +395,34 @@ def _means(accuracies: Accuracies, relations: set[str]) -> dict[str, Any]:
     }
 
 
-def _scores(report: Report) -> dict[str, Any]:
+def _chosen(name: str, reports: Iterable[Report]) -> int | None:
+    """The best layer of a result by the report on its layers; None where there is none."""
+    own = (each for each in reports if each.kind == "layers" and each.facts["result"] == name)
+    return next((each.facts["best"] for each in own), None)
+
+
+def metric_name(metric: str | None) -> str | None:
+    """As papers write it, though a file may be called f1.csv; another metric's name is as given."""
+    return _METRICS.get(metric.casefold(), metric) if metric else metric
+
+
+def _scores(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
+    """The scores of each correlation; a name that several have is told apart by the report's folder."""
+    told = {folder: _scores_of(report) for folder, report in reports.items() if report.kind == "correlation"}
+    names = [each["name"] for each in told.values()]
+    return [
+        each | {"label": each["name"] if names.count(each["name"]) == 1 else f"{each['name']} ({folder})"}
+        for folder, each in told.items()
+    ]
+
+
+def _scores_of(report: Report) -> dict[str, Any]:
     """What a correlation report says of scores: group -> language -> score, and where they are from."""
     points = report.frame("points").drop_duplicates(["group", "language"])
     scores = report.facts["scores"]
     return {
         "name": scores["name"],
-        "metric": scores["metric"] or "score",
+        "metric": metric_name(scores["metric"]) or "score",
         "source": scores["source"],
         "of": report.facts["result"],
         "directions": report.facts["directions"],

@@ -37,6 +37,8 @@ _OTHERS = {
 
 _SHAPE = {"kind": str, "title": str, "remarks": list, "facts": dict, "tables": dict}
 _TABLE_SHAPE = {"caption": str, "columns": dict, "percent": list, "where": dict, "digits": int, "text": list}
+_LATER = {"fine": list}
+"""What the tables of reports from before it was kept do not have."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,28 @@ class Table:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Column -> its heading, of those that people are shown, in that order; empty: all under their own names."""
     percent: tuple[str, ...] = ()
-    """Columns of shares that people are shown as percent with one decimal."""
+    """Columns of shares that people are shown as percent, with one decimal unless they are `fine`."""
     where: Mapping[str, Any] = field(default_factory=dict)
     """Column -> value of the rows that people are shown; empty: all."""
     digits: int = 3
     """Decimals of the other floating-point columns."""
+    fine: tuple[str, ...] = ()
+    """Columns of `percent` that people are shown with two decimals: differences, of which one decimal may round away the sign."""
 
     def shown(self) -> pd.DataFrame:
-        """The rows and columns for people, formatted as text; a missing value is an empty cell."""
+        """The rows and columns for people, formatted as text; a missing value is an empty cell, a column of nothing else is left out."""
         chosen = self.frame
         for column, value in self.where.items():
             chosen = chosen[chosen[column] == value]
         columns = self.columns or {name: name for name in chosen.columns}
         cells = {heading: [self._cell(name, value) for value in chosen[name]] for name, heading in columns.items()}
-        return pd.DataFrame(cells, dtype=object)
+        return pd.DataFrame({heading: own for heading, own in cells.items() if any(own) or not own}, dtype=object)
 
     def _cell(self, column: str, value: Any) -> str:
         if value is None or (isinstance(value, float) and pd.isna(value)) or value is pd.NA:
             return ""
         if column in self.percent:
-            return _rounded(100 * value, 1)
+            return _rounded(100 * value, 2 if column in self.fine else 1)
         if isinstance(value, float):
             least = 10**-self.digits
             if (column.endswith("_p") or column == "p") and value < least:
@@ -85,14 +89,14 @@ class Table:
         shown = self.shown()
         return f"{self.caption}\n\n{shown.to_markdown(index=False, disable_numparse=True)}\n"
 
-    def latex(self) -> str:
-        """A booktabs table with its caption; needs `\\usepackage{booktabs}`."""
+    def latex(self, label: str | None = None) -> str:
+        """A booktabs table with its caption, and a label to refer to it by; needs `\\usepackage{booktabs}`."""
         shown = self.shown()
         numeric = [name for name in shown if shown[name].str.fullmatch(r"(< )?-?[\d.,]*").all()]
         layout = "".join("r" if name in numeric else "l" for name in shown)
         styled = shown.map(_escaped).rename(columns=_escaped).style.hide(axis="index")
         return styled.to_latex(
-            hrules=True, column_format=layout, caption=_escaped(self.caption), position_float="centering"
+            hrules=True, column_format=layout, caption=_escaped(self.caption), label=label, position_float="centering"
         )
 
 
@@ -141,7 +145,7 @@ class Report:
             table.frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
             if table.fits_page():
                 (folder / f"{name}.md").write_text(table.markdown(), encoding="utf-8")
-                (folder / f"{name}.tex").write_text(table.latex(), encoding="utf-8")
+                (folder / f"{name}.tex").write_text(table.latex(f"tab:{self.kind}-{name}"), encoding="utf-8")
         (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
         write_json(folder / "report.json", self._described())
 
@@ -157,6 +161,7 @@ class Report:
                 "percent": list(table.percent),
                 "where": dict(table.where),
                 "digits": table.digits,
+                "fine": list(table.fine),
                 "text": [str(name) for name in table.frame if not pd.api.types.is_numeric_dtype(table.frame[name])],
                 "fields": [str(name) for name in table.frame],
                 "rows": len(table.frame),
@@ -191,6 +196,7 @@ class Report:
                     tuple(shown["percent"]),
                     shown["where"],
                     shown["digits"],
+                    tuple(shown.get("fine", ())),
                 )
                 for name, shown in described["tables"].items()
             }
@@ -269,7 +275,8 @@ def _described(path: Path) -> Mapping[str, Any]:
     for name, shown in described["tables"].items():
         if not isinstance(shown, dict):
             raise ValueError(f"table {name} of report.json is no JSON object")
-        _check_shape(shown, _TABLE_SHAPE, f"table {name} of report.json")
+        shape = {**_TABLE_SHAPE, **{key: kind for key, kind in _LATER.items() if key in shown}}
+        _check_shape(shown, shape, f"table {name} of report.json")
     return described
 
 
@@ -319,5 +326,6 @@ def _escaped(text: str) -> str:
         "^": r"\textasciicircum{}",
         "<": r"$<$",
         ">": r"$>$",
+        "|": r"$|$",  # a dash in the default encoding of fonts
     }
     return "".join(special.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)

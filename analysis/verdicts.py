@@ -26,24 +26,41 @@ def remarks_on(
     partial: pd.DataFrame,
     samples: Sequence[Sample],
     labels: Sequence[str],
+    listed: str,
     accuracies: Accuracies,
     scores: Scores,
     directions: str,
 ) -> Iterator[str]:
-    """The sentences on the tables `correlation` and `partial`, the findings first.
+    """The sentences on the tables `correlation` and `partial`, the findings first; of what is missing tells `not_computed`.
 
     Args:
         labels: the rows' layers, the control aside.
+        listed: the one of them whose partial correlations people are shown.
         directions: the relation, its names expanded.
     """
     yield from _untrained(accuracies)
     yield from _verdicts(correlation, samples, labels, accuracies)
     yield from _surface(correlation, samples, accuracies)
-    if len(labels) == 1:
-        yield from _remaining(partial, samples)
+    yield from _remaining(correlation, partial, samples, listed, accuracies)
+    if len(labels) > 1:
+        yield (
+            "The p to cite where one of several layers is named is p (all layers): that of the largest absolute r among all layers under "
+            "permutation, which regards that layers go together. Holm's does not, and is stricter."
+        )
     yield from _pooled(samples, scores)
     yield from _limits(accuracies, directions)
-    yield from _uncertain(correlation, samples)
+
+
+def not_computed(
+    correlation: pd.DataFrame, samples: Sequence[Sample], labels: Sequence[str], accuracies: Accuracies
+) -> Iterator[str]:
+    """Correlations, intervals and ranges that are missing or rest on fewer draws, and why."""
+    for sample in samples:
+        rows = correlation[correlation["group"] == sample.name]
+        of_layers = rows[rows["layer"].isin(labels)]
+        if constant_at := [place(label, accuracies) for label in of_layers.loc[of_layers["pearson"].isna(), "layer"]]:
+            yield f"{sample}: one accuracy for all of them at {', '.join(constant_at)}, where r is undefined."
+        yield from _uncertain(rows, sample)
 
 
 def score_name(scores: Scores) -> str:
@@ -66,10 +83,7 @@ def _verdicts(
     several = len(labels) > 1
     for sample in samples:
         rows = correlation[(correlation["group"] == sample.name) & correlation["layer"].isin(labels)]
-        constant_at = [place(label, accuracies) for label in rows.loc[rows["pearson"].isna(), "layer"]]
-        if constant_at:
-            yield f"{sample}: one accuracy for all of them at {', '.join(constant_at)}, where r is undefined."
-        if len(constant_at) == len(rows):
+        if rows["pearson"].isna().all():
             continue
         row = rows.loc[rows["pearson"].abs().idxmax()]
         where, p = place(row["layer"], accuracies), row["max_p" if several else "permutation_p"]
@@ -116,13 +130,19 @@ def _surface(correlation: pd.DataFrame, samples: Sequence[Sample], accuracies: A
             yield f"{sample}, char control: {numbers}; this much surface form gives without any model."
 
 
-def _remaining(partial: pd.DataFrame, samples: Sequence[Sample]) -> Iterator[str]:
+def _remaining(
+    correlation: pd.DataFrame, partial: pd.DataFrame, samples: Sequence[Sample], listed: str, accuracies: Accuracies
+) -> Iterator[str]:
     """What is left of each correlation given controls, which can also be more than there was."""
+    alone = correlation.set_index(["group", "layer"])["pearson"]
     for sample in samples:
-        rows = partial[partial["group"] == sample.name]
+        rows = partial[(partial["group"] == sample.name) & (partial["layer"] == listed)]
         told = [f"{row.controls} r = {row.pearson:.2f} (p = {_p(row.p)})" for row in rows.itertuples()]
         if told:
-            yield f"{sample}, partial correlation given {'; '.join(told)}; these p are not adjusted for one another."
+            yield (
+                f"{sample}, {place(listed, accuracies)}: partial correlation given {'; '.join(told)}; without controls r = "
+                f"{alone[sample.name, listed]:.2f}. These p are not adjusted for one another."
+            )
 
 
 def counted(dropped: Mapping[str, str]) -> Iterator[str]:
@@ -158,17 +178,14 @@ def _limits(accuracies: Accuracies, directions: str) -> Iterator[str]:
     )
 
 
-def _uncertain(correlation: pd.DataFrame, samples: Sequence[Sample]) -> Iterator[str]:
-    """Intervals and ranges that are missing or rest on fewer draws, and why."""
-    for sample in samples:
-        rows = correlation[correlation["group"] == sample.name]
-        if len(sample.languages) < FEWEST_BOOTSTRAPPED:
-            yield f"{sample}: no bootstrap interval, which needs {FEWEST_BOOTSTRAPPED} languages."
-        elif (rows["bca_low"].isna() & rows["pearson"].notna()).any():
-            yield f"{sample}: no bootstrap interval where without some one language r is undefined."
-        if rows["undefined"].max() > 0:
-            yield f"{sample}: up to {rows['undefined'].max()} resamples had an undefined r and were left out (column `undefined`)."
-        families = sample.families()
-        few = sorted({name for name in families if len(families) - families.count(name) < FEWEST})
-        if few:
-            yield f"{sample}: without {' or '.join(few)} fewer than {FEWEST} languages remain, so no r without it is in the range."
+def _uncertain(rows: pd.DataFrame, sample: Sample) -> Iterator[str]:
+    if len(sample.languages) < FEWEST_BOOTSTRAPPED:
+        yield f"{sample}: no bootstrap interval, which needs {FEWEST_BOOTSTRAPPED} languages."
+    elif (rows["bca_low"].isna() & rows["pearson"].notna()).any():
+        yield f"{sample}: no bootstrap interval where without some one language r is undefined."
+    if rows["undefined"].max() > 0:
+        yield f"{sample}: up to {rows['undefined'].max()} resamples had an undefined r and were left out (column `undefined`)."
+    families = sample.families()
+    few = sorted({name for name in families if len(families) - families.count(name) < FEWEST})
+    if few:
+        yield f"{sample}: without {' or '.join(few)} fewer than {FEWEST} languages remain, so no r without it is in the range."

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from analysis.resample import GROUPS
-from figures.style import COLUMN, CONTROL_DASHES, GREY, SMALL, Line, legend_above, line, paper, percent_axis, sheet
+from figures.labels import place
+from figures.style import COLUMN, CONTROL_DASHES, GREY, Line, legend_above, line, paper, percent_axis, sheet
 from probe.errors import AnalysisError
 
+_MEET = 0.1
+"""Share of the panel's height below which two rings of one layer share a number."""
 RING: dict[str, Any] = {
     "linestyle": "",
     "marker": "o",
@@ -61,17 +66,18 @@ def curves(
     looks = {name: line(number) for number, name in enumerate(dict.fromkeys(frame["result"]))}
     figure = sheet(COLUMN, 54.0)
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    best_layers = []
     for axes, group in zip(panels, shown, strict=True):
         axes.set_title(GROUPS[group])
         draw_controls(axes, known[(known["group"] == group) & (known["series"] != "layers")], looks)
-        peaks = []
+        peaks: list[Peak] = []
         for name, own in layered[layered["group"] == group].groupby("result", sort=False):
             look = looks[str(name)]
             across = own["layer"] / depths[str(name)] * 100 if depths else own["layer"]
             draw_line(axes, across, own["accuracy"], own["low"], own["high"], look)
             best = own["accuracy"].argmax()
             peaks.append(Peak(across.iloc[best], own["accuracy"].iloc[best], int(own["layer"].iloc[best]), look))
-        rings(axes, peaks)
+        best_layers.append(peaks)
         layer_axis(axes, "depth (% of the blocks)" if depths else "layer")
         axes.margins(y=0.12)
     panels[0].autoscale_view()
@@ -80,6 +86,8 @@ def curves(
     for axes in panels[1:]:
         axes.tick_params(labelleft=True)
     legend_above(figure, [*series_handles(looks), *control_handles(known), best_handle()])
+    for axes, peaks in zip(panels, best_layers, strict=True):
+        rings(axes, peaks)
     return figure
 
 
@@ -101,18 +109,36 @@ def draw_controls(axes: Axes, controls: pd.DataFrame, looks: Mapping[str, Line])
 
 
 def rings(axes: Axes, peaks: Sequence[Peak]) -> None:
-    """Mark best layers and write their numbers above, below where a higher one's stands, and not twice at one place."""
-    written: list[Peak] = []
+    """Mark best layers and write their numbers where they cover no curve, once where rings of one layer meet.
+
+    To be called last: as `place`, it fixes the figure's layout.
+    """
+    low, high = axes.get_ylim()
+    numbered: list[Peak] = []
     for peak in sorted(peaks, key=lambda each: -each.y):
-        near = [each.x for each in written if abs(peak.x - each.x) <= 3 and each.y - peak.y < 0.2 * each.y]
         (mark,) = axes.plot([peak.x], [peak.y], label="_best", **RING)
         mark.set_markeredgecolor(peak.look.colour)
-        if peak.x not in near:
-            axes.annotate(
-                str(peak.layer), (peak.x, peak.y), (0, -5 if near else 4.5), textcoords="offset points", ha="center",
-                va="top" if near else "bottom", fontsize=SMALL,
-            )  # fmt: skip
-            written.append(peak)
+        near = (each for each in numbered if (each.x, each.layer) == (peak.x, peak.layer))
+        if all(each.y - peak.y > _MEET * (high - low) for each in near):
+            numbered.append(peak)
+    root = axes.figure.get_figure(root=True)
+    assert root is not None
+    root.draw_without_rendering()
+    place(
+        axes, pd.Series([each.x for each in numbered]), pd.Series([each.y for each in numbered]),
+        [str(each.layer) for each in numbered], _covered(axes, root.dpi / 72),
+    )  # fmt: skip
+
+
+def _covered(axes: Axes, point: float) -> list[Bbox]:
+    """Boxes, in pixels, along the lines and about the rings."""
+    boxes = []
+    for drawn in axes.lines:
+        path = drawn.get_transform().transform_path(drawn.get_path())
+        half = point * (3.5 if drawn.get_label() == "_best" else 1)
+        spots = np.asarray((path.interpolated(8) if drawn.get_linestyle() != "None" else path).vertices)
+        boxes += [Bbox([spot - half, spot + half]) for spot in spots if np.isfinite(spot).all()]
+    return boxes
 
 
 def from_zero(axes: Axes) -> None:
@@ -125,7 +151,7 @@ def from_zero(axes: Axes) -> None:
 def layer_axis(axes: Axes, label: str = "layer") -> None:
     """Whole numbers only."""
     axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 2.5, 4, 5, 8, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 4, 5, 8, 10]))
 
 
 def series_handles(looks: Mapping[str, Line]) -> list[Line2D]:

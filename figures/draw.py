@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from analysis.accuracies import AGGREGATE, MIDDLE, Accuracies, labelled, layer_number, middle_layer
 from analysis.compare import check_alike
 from analysis.curves import curve_of
+from analysis.dashboard import metric_name
 from analysis.orders import best_layer, by_cluster, by_family, directions, families, group_means, language_layers
 from analysis.report import Report, refuse_other_folder
 from figures import heatmap
@@ -243,7 +244,7 @@ def _of_correlation(name: str, report: Report, layer: str | None) -> Iterator[Dr
     """A scatter at one layer and one of the `char` control; r by layer where there are several."""
     frames = {part: report.frame(part).astype({"layer": str}) for part in ("points", "band", "correlation")}
     scores, relation = report.facts["scores"], report.facts["relation"]
-    measured = " ".join(filter(None, (scores["task"], scores["metric"]))) or scores["name"]
+    measured = " ".join(filter(None, (scores["task"], metric_name(scores["metric"])))) or scores["name"]
     directed = "" if relation == "all" else f" ({relation})"
     held = list(dict.fromkeys(frames["points"]["layer"]))
     shown = str(report.tables["points"].where["layer"]) if layer is None else _held(name, layer, held, report)

@@ -14,7 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from analysis.accuracies import short_name
-from figures.style import COLUMN, DIVERGING, GREY, PAGE, SEQUENTIAL, SMALL, paper, percent, sheet
+from figures.style import COLUMN, DIVERGING, GREY, MINUS, PAGE, SEQUENTIAL, SMALL, paper, percent, sheet
 from probe.errors import AnalysisError
 
 _DENSE = 5.0
@@ -87,12 +87,14 @@ def difference(
         _cells(panels[1], tables[1], SEQUENTIAL, 0.0, top),
         _cells(panels[2], tables[2], DIVERGING, -limit, limit),
     ]
+    told = "difference (points)"
     if len(order) < _MANY:
+        told = f"difference (points; {MINUS} marks a loss)"
         for colour, far, near in (("black", -0.5, -_VISIBLE), ("white", -np.inf, -0.5)):
             rows, columns = np.nonzero((tables[2] >= far * limit) & (tables[2] < near * limit))
             panels[2].plot(columns, rows, "_", color=colour, markersize=2.2, markeredgewidth=0.5, label="_below zero")
     figure.colorbar(images[1], ax=panels[:2], shrink=0.5, label="retrieval accuracy (%)", **_BAR)
-    figure.colorbar(images[2], ax=panels[2], shrink=1.0, label="difference (points)", **_BAR)
+    figure.colorbar(images[2], ax=panels[2], shrink=1.0, label=told, **_BAR)
     for axes, name in zip(panels, (base, other, f"{other} minus {base}"), strict=True):
         axes.set(title=name, xlabel="target")
         _label(axes.xaxis, order, upright=True)

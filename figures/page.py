@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from analysis.dashboard import Run, dashboard, read_run
 from analysis.report import Report
@@ -21,7 +23,22 @@ from probe.results import RetrievalResult, writing
 _PARTS = Path(__file__).with_name("page_template")
 
 
-def build_page(run_dir: str | Path, out: str | Path, *, documents: str | Path | None = None) -> Path:
+@dataclass(frozen=True)
+class Page:
+    """A page that was written, and what it shows."""
+
+    path: Path
+    """The HTML file."""
+    base: str
+    """The name of the result that the others are compared with, or the first where nothing was compared."""
+    others: tuple[str, ...]
+    """The names of the other results."""
+    omitted: tuple[str, ...]
+    """The results in the folder, or in its comparisons, that the page does not show: by name, or by path where a shown one has that
+    name."""
+
+
+def build_page(run_dir: str | Path, out: str | Path, *, documents: str | Path | None = None) -> Page:
     """Write the page of a result folder, a comparison, or a folder that holds results and reports.
 
     Args:
@@ -30,7 +47,7 @@ def build_page(run_dir: str | Path, out: str | Path, *, documents: str | Path | 
         documents: what the intervals regard as sampled: None for the corpus's documents, `sentences`, or a file that names them.
 
     Returns:
-        The file's path.
+        The file, and what it shows of the folder.
 
     Raises:
         AnalysisError: a file that is not called *.html, nothing to show in the folder, or documents that do not fit.
@@ -50,7 +67,8 @@ def build_page(run_dir: str | Path, out: str | Path, *, documents: str | Path | 
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-    return out
+    base, *others = run.results
+    return Page(out, base, tuple(others), run.omitted)
 
 
 def render_page(run: Run, payload: Mapping[str, Any]) -> str:
@@ -62,6 +80,7 @@ def render_page(run: Run, payload: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = _code
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     style, script = (
         (_PARTS / name).read_text(encoding="utf-8").replace("\r\n", "\n") for name in ("page.css", "page.js")
@@ -80,7 +99,7 @@ def render_page(run: Run, payload: Mapping[str, Any]) -> str:
         directions=len(base.languages) * (len(base.languages) - 1),
         groupings=list(dict.fromkeys(result["grouping"] for result in payload["results"])),
         results=[_provenance(name, result) for name, result in run.results.items()],
-        reports=[_finding(report) for report in run.reports],
+        reports=[_finding(folder, report) for folder, report in run.reports.items()],
         folder=run.folder.resolve().name,
         version=versions().get("midprobe", "(not installed)"),
     )
@@ -120,10 +139,21 @@ def _provenance(name: str, result: RetrievalResult) -> dict[str, Any]:
     return {"name": name, "settings": settings, "digests": digests}
 
 
-def _finding(report: Report) -> dict[str, Any]:
+def _code(text: str) -> Markup:
+    """What stands between backticks as code, all else as text."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 (escaped)
+
+
+def _finding(folder: str, report: Report) -> dict[str, Any]:
     """What a report says of itself; the settings it repeats of a result are shown with that result."""
     facts = {key: value for key, value in report.facts.items() if key != "settings"}
-    return {"kind": report.kind, "title": report.title, "remarks": report.remarks, "facts": dict(_flat(facts))}
+    return {
+        "folder": folder,
+        "kind": report.kind,
+        "title": report.title,
+        "remarks": report.remarks,
+        "facts": dict(_flat(facts)),
+    }
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:

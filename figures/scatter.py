@@ -7,16 +7,15 @@ from matplotlib.figure import Figure
 
 from analysis.accuracies import short_name
 from figures.labels import place
-from figures.style import COLUMN, MINUS, line, paper, sheet
+from figures.style import COLUMN, MINUS, legend_above, line, paper, sheet
 from probe.errors import AnalysisError
-
-_LINE = 0.075
-"""Share of the panel's height that one line of its key takes."""
 
 
 @paper()
 def scatter(points: pd.DataFrame, band: pd.DataFrame, correlation: pd.DataFrame, accuracy: str, score: str) -> Figure:
-    """One marker a language, apart by group, with each group's line, its confidence band, r and p.
+    """One marker a language, apart by group, with each group's line and its confidence band; r and p above the panel.
+
+    Markers of a smaller group lie on those of a larger one.
 
     Args:
         points: rows of (group, language, accuracy, score) of one layer; accuracy a share, score in percent points.
@@ -37,6 +36,7 @@ def scatter(points: pd.DataFrame, band: pd.DataFrame, correlation: pd.DataFrame,
     axes = figure.subplots()
     axes.set_xlabel(f"{accuracy} (%)")
     axes.set_ylabel(f"{score} (%)")
+    sizes = points["group"].value_counts()
     keys = []
     for number, group in enumerate(groups):
         look = line(number)
@@ -45,18 +45,14 @@ def scatter(points: pd.DataFrame, band: pd.DataFrame, correlation: pd.DataFrame,
         axes.fill_between(across, fitted["low"], fitted["high"], color=look.colour, alpha=0.15, linewidth=0)
         axes.plot(across, fitted["fit"], color=look.colour, linestyle=look.dash, linewidth=0.9)
         (dots,) = axes.plot(
-            100 * own["accuracy"], own["score"], linestyle="", marker=look.marker, color=look.colour, markeredgewidth=0,
-            label=f"{group}: {_told(correlation[correlation['group'] == group])}",
+            100 * own["accuracy"], own["score"], linestyle="", marker=look.marker, color=look.colour, markersize=3.8,
+            markeredgecolor="white", markeredgewidth=0.5, zorder=3 - sizes[group] / len(points), label=f"{group}: {_told(correlation[correlation['group'] == group])}",
         )  # fmt: skip
         keys.append(dots)
-    low, high = _around(points["score"])
-    strip = _LINE * len(keys)
-    axes.set_ylim(low, high + (high - low) * strip / (1 - strip))
+    axes.set_ylim(*_around(points["score"]))
     axes.set_xlim(*_around(100 * points["accuracy"]))
-    key = axes.legend(handles=keys, loc="upper left", borderaxespad=0, handlelength=1, handletextpad=0.4)
-    figure.draw_without_rendering()
-    languages = [short_name(code) for code in points["language"]]
-    place(axes, 100 * points["accuracy"], points["score"], languages, [key.get_window_extent()])
+    legend_above(figure, keys)
+    place(axes, 100 * points["accuracy"], points["score"], [short_name(code) for code in points["language"]])
     return figure
 
 

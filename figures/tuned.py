@@ -66,7 +66,6 @@ def tuned(
         draw_line(above, rows["layer"], rows["other"], rows["other_low"], rows["other_high"], look)
         if name != base:
             draw_line(below, rows["layer"], rows["difference"], rows["low"], rows["high"], look)
-    rings(above, peaks)
     from_zero(above)
     for name, layer in (marks or {}).items():
         for axes in (above, below):
@@ -82,4 +81,5 @@ def tuned(
         [Line2D([], [], linestyle="", marker="^", markersize=5, color=GREY, label="aligned block")] if marks else []
     )
     legend_above(figure, [*series_handles(looks), *control_handles(level), best_handle(), *trained])
+    rings(above, peaks)
     return figure

@@ -449,7 +449,10 @@ def report(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The page to write (report.html); of paper-audit, the folder of its report.")
+        Path | None,
+        typer.Option(
+            help="The page to write; not given: report.html in RUN_DIR. Of paper-audit: the folder of its report."
+        ),
     ] = None,
     documents: Documents = None,
     as_json: Json = False,
@@ -470,11 +473,15 @@ def report(
         return
     from figures.page import build_page
 
-    page = build_page(Path(source), out or Path("report.html"), documents=documents)
+    page = build_page(Path(source), out or Path(source) / "report.html", documents=documents)
+    size = page.path.stat().st_size
     if as_json:
-        _print_json({"page": str(page), "bytes": page.stat().st_size})
-    else:
-        print(f"{page}: {page.stat().st_size / 1e6:.2f} MB; open it in any browser, no network is needed")
+        shown = {"base": page.base, "others": list(page.others), "omitted": list(page.omitted)}
+        _print_json({"page": str(page.path), "bytes": size, **shown})
+        return
+    print(f"{page.path}: {size / 1e6:.2f} MB; open it in any browser, no network is needed")
+    left_out = f"; not shown: {', '.join(page.omitted)}" if page.omitted else ""
+    print(f"Shown   {', '.join((page.base, *page.others))}{left_out}")
 
 
 def _finish_report(report: Any, out: Path | None, as_json: bool) -> None:
@@ -482,6 +489,8 @@ def _finish_report(report: Any, out: Path | None, as_json: bool) -> None:
     from probe.tables import report_tables
 
     if out is not None:
+        if (out / "report.json").exists():
+            print(f"{out} held a report, which is replaced", file=sys.stderr)
         report.save(out)
     if as_json:
         _print_json(report.as_json())
@@ -526,6 +535,8 @@ def train(
     from probe.progress import TrainingProgress
 
     asked = load_recipe(recipe, changes or ())
+    if (out / "training.json").exists() and not overwrite:
+        print(f"{out} was finished before; nothing is trained", file=sys.stderr)
     with TrainingProgress(asked.updates) as progress:
         result = trained(
             asked, out, device=device, overwrite=overwrite, trust_remote_code=trust_remote_code, observe=progress
@@ -534,7 +545,10 @@ def train(
         _print_json({**asdict(result), "adapter": str(result.adapter)})
     else:
         losses = ", ".join(f"{name} {value:.4f}" for name, value in (result.development or {}).items())
-        print(f"{out}: best at update {result.best_update} of {result.updates}, development loss {losses} (nats)")
+        blocks = f"aligned at block {', '.join(map(str, result.layers))}, " if result.layers else ""
+        print(
+            f"{out}: {blocks}best at update {result.best_update} of {result.updates}, development loss {losses} (nats)"
+        )
 
 
 @app.command()
@@ -566,6 +580,8 @@ def merge(
     if search is not None and (model is None or task_data is None):
         raise ProbeError("--search without --model or --task-data", "both", "give --model BASE --task-data dev.jsonl")
     weights = _weights(search) if search is not None else []
+    if Path(task).resolve() == Path(align).resolve():
+        raise ProbeError(f"{task} twice", "two adapters", "give the task's and the alignment's")
     folders = find_adapter(task), find_adapter(align)
     losses: dict[float, float] = {}
     if weights and model is not None and task_data is not None:
@@ -620,6 +636,7 @@ def reprobe(
 ) -> None:
     """Probe a model with an adapter as the base was probed, and compare."""
     from align.adapter import attach, find_adapter
+    from analysis.compare import aligned_masks
     from probe.extract import Settings, extract_all
     from probe.progress import ExtractionProgress, RetrievalProgress
     from probe.results import RetrievalResult
@@ -636,6 +653,7 @@ def reprobe(
             f"{base}, made from arrays", "a result of a model's store", "probe extract and retrieve the base first"
         )
     folder = find_adapter(adapter)
+    aligned_masks(aligned, result.languages)  # refused now, not after hours
     texts = load_corpus(
         corpus or made["corpus"]["name"], ",".join(result.languages), made["corpus"]["split"], result.rows
     )

@@ -122,13 +122,30 @@ class TrainingProgress:
         self._bar.stop()
 
     def __call__(self, note: Mapping[str, Any]) -> None:
-        if "development" in note:
+        if "rows" in note:
+            self._console.print(
+                f"{_rows(note['rows'])}; {note['trainable_parameters']:,} trainable parameters", soft_wrap=True
+            )
+        elif "development" in note:
             best = ", the best so far" if note["best"] else ""
             self._console.print(
                 f"update {note['update']}: development {_losses(note['development'])}{best}", soft_wrap=True
             )
         else:
             self._bar.update(self._task, completed=note["update"], losses=_losses(note))
+
+
+def _rows(counts: Mapping[str, Any]) -> str:
+    """What is trained on, and how much the filters took."""
+    told = []
+    if pairs := counts.get("pairs"):
+        each = ", ".join(f"{part['pair']} {part['train']}" for part in pairs["split"])
+        dropped = sum(part["before"] - part["after"] for part in pairs["filters"])
+        held_out = sum(part["development"] for part in pairs["split"])
+        told.append(f"pairs to train on: {each}; {held_out} for development, {dropped} dropped by the filters")
+    if task := counts.get("task"):
+        told.append(f"task examples: {task['train']} to train on, {task['development']} for development")
+    return "; ".join(told)
 
 
 def _losses(values: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -40,8 +41,8 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process, without the folder of the program."""
-    return " ".join(["probe", *sys.argv[1:]])
+    """The command line of this process, without the folder of the program, quoted so that a shell takes it."""
+    return shlex.join(["probe", *sys.argv[1:]])
 
 
 def digest(value: Any) -> str:

@@ -95,3 +95,10 @@ def test_it_is_the_folders_readme(tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == model_card(FACTS)
     with pytest.raises(AlignError, match="cannot be written"):
         write_card(tmp_path / "README.md", FACTS)
+
+
+def test_a_built_in_base_is_loaded_by_probe() -> None:
+    """Nothing else knows it by that name."""
+    card = model_card({**FACTS, "base_model": "builtin:tiny"})
+    assert "probe extract --model builtin:tiny --adapter" in card
+    assert "from_pretrained" not in card

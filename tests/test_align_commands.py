@@ -46,7 +46,9 @@ def trained(run_probe: RunProbe, name: str, *changes: str) -> CompletedProcess[s
 def test_a_trained_adapter_is_probed_as_the_base_was_and_compared(run_probe: RunProbe, work: Path) -> None:
     done = trained(run_probe, "aligned", "align.pairs=[pairs]", "lr=0.05")
     assert done.returncode == 0, done.stderr
-    assert "best at update 2 of 2, development loss align" in done.stdout
+    assert "aligned at block 2, best at update 2 of 2, development loss align" in done.stdout
+    assert "pairs to train on: arb_Arab-eng_Latn" in done.stderr
+    assert "nothing is trained" in trained(run_probe, "aligned", "align.pairs=[pairs]", "lr=0.05").stderr
     command = ("reprobe", "--base", "base", "--adapter", "aligned", "--corpus", "text", "--backend", "torch")
     first = run_probe(*command, "--device", "cpu", "--draws", "200", "--out", "again", "--json", env=ONE_THREAD)
     assert first.returncode == 0, first.stderr
@@ -125,6 +127,7 @@ def test_a_recipe_can_be_shown_without_data(run_probe: RunProbe) -> None:
         (("train", "--recipe", "nothing", "--out", "x"), "no recipe 'nothing'"),
         (("train", "--recipe", "align", "--set", "align.pairs=[nowhere]", "--out", "x"), "nowhere"),
         (("train", "--recipe", "align", "--set", "align.pairs=[flores200]", "--out", "x"), "flores200"),
+        (("merge", "a", "a", "--out", "c"), "a twice"),
         (("merge", "a", "b", "--out", "c"), "adapter a holds no adapter_config.json"),
         (("merge", "a", "b", "--search", "0.5", "--out", "c"), "--search without --model"),
         (("merge", "a", "b", "--search", "half", "--model", "m", "--task-data", "t", "--out", "c"), "--search half"),

@@ -147,6 +147,20 @@ def test_below_the_control_is_said_with_the_difference(result: RetrievalResult, 
     assert "It does not lie strictly inside" in weak.remarks[1]
 
 
+@pytest.mark.parametrize("documents", [DOCUMENTS, "sentences"])
+def test_what_was_drawn_is_told(result: RetrievalResult, documents: Documents | str) -> None:
+    drawn = DOCUMENTS.grouping if isinstance(documents, Documents) else "60 sentences"
+    report = choose_layer(result, documents=documents, draws=100)
+    (halves,) = (remark for remark in report.remarks if remark.startswith("Chosen on one half"))
+    for told in (halves, report.tables["halves"].caption):
+        assert f"one half of the {drawn}" in told
+        assert ("documents" in told) == isinstance(documents, Documents)
+
+
+def test_the_ends_of_intervals_are_low_and_high(report: Report) -> None:
+    assert {"low", "high", "rank low", "rank high"} <= {*report.tables["layers"].shown()}
+
+
 def test_one_layer_alone_and_no_controls_are_said(result: RetrievalResult) -> None:
     report = choose_layer(replace(only(result, 3), controls={}), documents=DOCUMENTS, draws=200)
     assert "covers layer 3 alone" in report.remarks[0]

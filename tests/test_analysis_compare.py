@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.compare import compare, digest_of
+from analysis.compare import aligned_masks, compare, digest_of
 from analysis.documents import Documents
 from analysis.report import Report
 from analysis.resample import Bootstrap
@@ -133,7 +133,7 @@ def test_a_result_against_itself_differs_by_nothing(folder: Path, base: Retrieva
     assert same.facts["differs"] == {"again": {}}
     assert "again and base were made with the same settings." in same.remarks
     assert "at 0 of 5 layers the interval leaves out 0" in same.remarks[0]
-    assert len(same.remarks) == 3  # none of controls that differ
+    assert not any("control" in remark for remark in same.remarks)  # none that differ
 
 
 def test_pairing_narrows_the_interval(report: Report, base: RetrievalResult, lifted: RetrievalResult) -> None:
@@ -268,10 +268,18 @@ def test_the_paper_s_values_stand_beside_ours(simulate: Simulate, tmp_path: Path
         settings = {**result.settings, "model": {"name": model, "adapter": None}}
         settings["corpus"] = {"name": "flores200", "split": "dev"}
         replace(result, settings=settings).save(tmp_path / name)
-    found = (
-        compare(tmp_path / "llama", [tmp_path / "qwen"], documents="sentences", draws=100).frame("aggregate").iloc[0]
-    )
+    report = compare(tmp_path / "llama", [tmp_path / "qwen"], documents="sentences", draws=100)
+    found = report.frame("aggregate").iloc[0]
     assert [found["published_base"], found["published_other"]] == [0.515, 0.365]
+    table = report.tables["aggregate"]
+    assert list(table.shown())[-2:] == ["paper, base", "paper, other"]
+    assert "the paper's" in table.caption
+
+
+def test_without_values_of_the_paper_none_are_promised(report: Report) -> None:
+    table = report.tables["aggregate"]
+    assert not any("paper" in heading for heading in table.shown())
+    assert "paper" not in table.caption
 
 
 def test_a_limit_and_other_languages_of_the_corpus_do_not_count(
@@ -384,7 +392,7 @@ def test_results_of_another_shape_are_refused(
             {"aligned": "fra_Latn"},
             "--aligned fra_Latn, but the result lacks fra_Latn; .*leave the others out of --aligned",
         ),
-        ({"aligned": "weakest5"}, "--aligned weakest5, but the result lacks"),
+        ({"aligned": "weakest5,fr"}, "--aligned weakest5,fr, but the result lacks fra_Latn"),
         ({"aligned": " , "}, "'--aligned  , ' without a language"),
         ({"aligned": "germn"}, "unknown language 'germn'"),
     ],
@@ -392,6 +400,64 @@ def test_results_of_another_shape_are_refused(
 def test_options_that_do_not_fit_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises((AnalysisError, CorpusError), match=message):
         compare(folder / "base", [folder / "lifted"], **options)
+
+
+def test_of_a_set_those_languages_count_that_are_there(folder: Path, report: Report) -> None:
+    there = [code for code in CODES if code in language_sets()["weakest5"]]
+    assert 0 < len(there) < 5
+    found = compare(folder / "base", [folder / "lifted"], aligned="weakest5", draws=100)
+    assert found.facts["aligned"] == there
+    absent = [code for code in language_sets()["weakest5"] if code not in CODES]
+    (told,) = (remark for remark in found.remarks if "weakest5" in remark)
+    assert all(code in told for code in absent)
+    assert not any(code in told for code in there)
+    assert not any("lack" in remark for remark in report.remarks)  # all that were named are there
+
+
+def test_masks_of_the_aligned_languages() -> None:
+    masks = aligned_masks("weakest5, de", CODES)
+    assert [code for code, own in zip(CODES, masks["aligned"], strict=True) if own] == [
+        code for code in CODES if code in {*language_sets()["weakest5"], "deu_Latn"}
+    ]
+    np.testing.assert_array_equal(masks["not_aligned"], ~masks["aligned"])
+    assert aligned_masks(None, CODES) == {}
+    assert aligned_masks("all", CODES)["aligned"].all()
+    with pytest.raises(AnalysisError, match="--aligned weakest5, but the result lacks"):
+        aligned_masks("weakest5", CODES[:3])
+    alone = next(code for code in language_sets()["weakest5"] if code not in CODES)
+    with pytest.raises(AnalysisError, match=f"but the result lacks {alone}"):
+        aligned_masks(f"weakest5,{alone}", CODES)
+
+
+def test_why_that_layer_is_shown_is_said_where_there_was_a_choice(folder: Path, report: Report) -> None:
+    assert any("shown at layer 2, the best of base over all directions" in remark for remark in report.remarks)
+    one = compare(folder / "base", [folder / "lifted"], layer="3", documents=DOCUMENTS, draws=100)
+    assert not any("the best of base" in remark for remark in one.remarks)
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "told"),
+    [((0, 1, 2), 4, "not retrieved: 4"), ((0, 1), 1, "its model has none"), ((0, 2), None, "is not known")],
+)
+def test_why_there_is_no_aggregate_is_said(
+    base: RetrievalResult, tmp_path: Path, layers: tuple[int, ...], depth: int | None, told: str
+) -> None:
+    kept = {layer: base.layers[layer] for layer in layers}
+    replace(base, layers=kept, settings={**base.settings, "depth": depth}).save(tmp_path / "one")
+    replace(base, layers=kept).save(tmp_path / "two")
+    report = compare(tmp_path / "one", [tmp_path / "two"], draws=100)
+    (why,) = (remark for remark in report.remarks if remark.startswith("one has no aggregate"))
+    assert told in why
+    assert report.frame("aggregate")["base"].isna().all()
+
+
+def test_differences_are_shown_so_finely_that_their_signs_can_be_read(report: Report) -> None:
+    for name in ("layers", "groups", "languages", "directions", "aggregate"):
+        shown = report.tables[name].shown()
+        assert {"difference", "low", "high"} <= {*shown}
+        for column in ("difference", "low", "high"):
+            assert shown[column].str.fullmatch(r"-?\d+\.\d\d").all()
+        assert shown["base"].str.fullmatch(r"\d+\.\d").all()
 
 
 def test_a_table_and_a_base_alone_are_refused(folder: Path) -> None:

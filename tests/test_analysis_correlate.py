@@ -486,6 +486,34 @@ def test_unrelated_scores_are_said_to_be_so_beside_the_control(accuracies: Accur
     assert said(report, "share directions", "not independent")
 
 
+def test_the_partial_correlations_are_told_at_the_layer_that_is_listed(accuracies: Accuracies, scores: Scores) -> None:
+    report = correlate(accuracies, scores, layer="all", draws=100, permutations=200)
+    partial = report.tables["partial"]
+    assert partial.where == {"layer": "4"}
+    rows = partial.frame.query("layer == '4' and group == 'transfer'")
+    told = [f"{row.controls} r = {row.pearson:.2f}" for row in rows.itertuples()]
+    alone = f"without controls r = {row(report, 'transfer', '4')['pearson']:.2f}"
+    assert said(report, "Transfer languages (15), layer 4: partial correlation given", *told, alone)
+    at_middle = correlate(accuracies, scores, draws=100, permutations=200)
+    assert said(at_middle, "Transfer languages (15), the middle layer (4): partial correlation given", *told, alone)
+
+
+def test_the_p_to_cite_is_named_where_there_are_several(accuracies: Accuracies, scores: Scores) -> None:
+    several = correlate(accuracies, scores, layer="all", draws=100, permutations=200)
+    assert said(several, "p (all layers)", "Holm's does not")
+    assert "p (all layers)" in several.tables["correlation"].shown()
+    assert not said(correlate(accuracies, scores, layer="4", draws=100, permutations=200), "p (all layers)")
+
+
+def test_reasons_why_something_is_missing_come_last(accuracies: Accuracies, scores: Scores) -> None:
+    noted = replace(scores, notes=("were shares",))
+    report = correlate(replace(accuracies, tokens={}), noted, draws=100, permutations=100)
+    missing = ("no bootstrap interval", "no partial correlation", "No partial correlation", "fewer than")
+    reasons = [any(part in remark for part in missing) for remark in report.remarks]
+    assert sum(reasons) >= 3
+    assert all(reasons[-sum(reasons) :])
+
+
 def test_an_untrained_model_is_said_to_be(accuracies: Accuracies, scores: Scores) -> None:
     untrained = replace(accuracies, settings={"model": {"name": "builtin:tiny"}})
     assert said(correlate(untrained, scores, draws=100, permutations=100), "not trained", "no correlation is expected")

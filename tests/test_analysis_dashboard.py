@@ -24,6 +24,7 @@ from analysis.dashboard import (
     clustered,
     dashboard,
     difference_interval,
+    metric_name,
     proportion_interval,
     read_run,
 )
@@ -184,7 +185,7 @@ def test_the_variance_of_a_share_is_that_of_many_draws_of_documents() -> None:
 
 
 def test_the_page_gets_the_results_numbers(base: RetrievalResult, aligned: RetrievalResult) -> None:
-    run = Run(Path("run"), {"base": base, "aligned": aligned}, (correlation("to:eng_Latn"),), True)
+    run = Run(Path("run"), {"base": base, "aligned": aligned}, {"scores": correlation("to:eng_Latn")}, True)
     payload = dashboard(run)
     json.dumps(payload, allow_nan=False)
     first, second = payload["results"]
@@ -254,7 +255,7 @@ def test_correlated_directions_that_a_result_lacks_are_left_out_and_others_kept(
     base: RetrievalResult, simulate: Simulate
 ) -> None:
     other = simulate(languages=CODES[2:], depth=4, rows=60)
-    reports = correlation("to:eng_Latn,swh_Latn"), correlation("from:swh_Latn")
+    reports = {"to": correlation("to:eng_Latn,swh_Latn"), "from": correlation("from:swh_Latn")}
     payload = dashboard(Run(Path("run"), {"base": base, "other": other}, reports))
     assert [set(result["means"]) for result in payload["results"]] == [
         {"all", "to:eng_Latn,swh_Latn", "from:swh_Latn"},
@@ -274,7 +275,7 @@ def test_directions_to_a_group_are_on_the_page(simulate: Simulate) -> None:
         draws=100,
         permutations=100,
     )
-    payload = dashboard(Run(Path("run"), {"result": result}, (report,)))
+    payload = dashboard(Run(Path("run"), {"result": result}, {"correlation": report}))
     (scores,) = payload["scores"]
     means = unpacked(payload["results"][0]["means"][scores["directions"]], 5, 20)
     points = report.frame("points").query("layer == 'middle'")
@@ -285,7 +286,7 @@ def test_directions_to_a_group_are_on_the_page(simulate: Simulate) -> None:
 def test_a_fault_in_a_correlation_shows(base: RetrievalResult) -> None:
     """A relation that cannot be read is no relation to languages that the result lacks."""
     with pytest.raises(AnalysisError, match="--relation towards"):
-        dashboard(Run(Path("run"), {"base": base}, (correlation("towards"),)))
+        dashboard(Run(Path("run"), {"base": base}, {"scores": correlation("towards")}))
 
 
 def test_a_result_against_itself_differs_by_exactly_nothing(base: RetrievalResult) -> None:
@@ -382,7 +383,7 @@ def test_a_folder_of_results_and_reports(folder: Path) -> None:
     correlation().save(folder / "correlation")
     run = read_run(folder)
     assert list(run.results) == ["aligned", "base"]
-    assert [report.kind for report in run.reports] == ["correlation"]
+    assert [(folder, report.kind) for folder, report in run.reports.items()] == [("correlation", "correlation")]
     assert not run.compared
 
 
@@ -444,6 +445,56 @@ def test_several_comparisons_with_one_base(folder: Path, simulate: Simulate) -> 
     comparison(folder / "base", folder / "top").save(folder / "c2")
     comparison(folder / "top", folder / "aligned").save(folder / "c3")
     assert list(read_run(folder).results) == ["base", "aligned", "top"]
+
+
+def test_the_base_is_the_one_that_was_correlated(folder: Path, simulate: Simulate) -> None:
+    """Among bases of several comparisons; a result elsewhere that no shown comparison holds is told."""
+    for name, seed in (("top", 2), ("far", 3)):
+        simulate(languages=CODES, depth=4, rows=60, lift=0.1, seed=seed).save(folder.parent / name)
+    compare(folder / "aligned", [folder.parent / "far"], draws=100).save(folder / "c1")
+    compare(folder / "base", [folder.parent / "top"], draws=100).save(folder / "c2")
+    first = read_run(folder)
+    assert (list(first.results), first.omitted) == (["aligned", "far", "base"], ("top",))
+    correlation().save(folder / "correlation")
+    run = read_run(folder)
+    assert (list(run.results), run.omitted) == (["base", "top", "aligned"], ("far",))
+    assert read_run(folder / "c2").omitted == ()
+
+
+def test_a_compared_result_is_not_shown_again_under_its_folders_name(folder: Path, aligned: RetrievalResult) -> None:
+    compare(folder / "base", [folder / "aligned"], names=["plain", "base"], draws=100).save(folder / "compared")
+    run = read_run(folder)
+    assert (list(run.results), run.omitted) == (["plain", "base"], ())
+    assert run.results["base"].curve() == aligned.curve()
+    other = dataclasses.replace(aligned, controls={})
+    other.save(folder / "plain")
+    run = read_run(folder)
+    assert (list(run.results), run.omitted) == (["plain", "base"], (str(folder / "plain"),))
+
+
+def test_the_layer_it_opens_at_is_of_the_base_and_not_of_another_result(base: RetrievalResult) -> None:
+    reports = {
+        name: Report("layers", "Layers", {}, (), {"result": name, "best": best})
+        for name, best in (("aligned", 1), ("base", 3))
+    }
+    assert dashboard(Run(Path("run"), {"base": base}, reports))["chosen"] == 3
+    assert dashboard(Run(Path("run"), {"base": base}, {"aligned": reports["aligned"]}))["chosen"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("f1", "F1"), ("Bleu", "BLEU"), ("chrf", "chrF"), ("COMET", "COMET"), ("accuracy", "accuracy")]
+)
+def test_a_metric_is_written_as_in_papers(given: str, told: str) -> None:
+    assert metric_name(given) == told
+    assert metric_name(None) is None
+
+
+def test_scores_of_one_name_are_told_apart_by_their_reports(base: RetrievalResult) -> None:
+    reports = {"near": correlation(), "far": correlation("from:swh_Latn")}
+    run = Run(Path("run"), {"base": base}, reports)
+    assert [each["label"] for each in dashboard(run)["scores"]] == ["own (near)", "own (far)"]
+    alone = Run(Path("run"), {"base": base}, {"near": correlation()})
+    assert [each["label"] for each in dashboard(alone)["scores"]] == ["own"]
 
 
 @pytest.mark.parametrize("missing", ["nothing", "empty"])

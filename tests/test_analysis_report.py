@@ -46,6 +46,34 @@ def test_people_are_shown_the_chosen_rows_and_columns_rounded(report: Report) ->
     }
 
 
+def test_a_fine_share_is_shown_with_two_decimals_and_stays_so(report: Report, tmp_path: Path) -> None:
+    """One decimal would round away the sign of an interval that leaves out 0."""
+    frame = pd.DataFrame({"difference": [0.0004], "base": [0.5]})
+    table = Table(frame, "", percent=("base", "difference"), fine=("difference",))
+    assert table.shown().to_dict("records") == [{"difference": "0.04", "base": "50.0"}]
+    replace(report, tables={"one": table}).save(tmp_path)
+    assert Report.load(tmp_path).tables["one"].shown().equals(table.shown())
+    described = json.loads((tmp_path / "report.json").read_text())
+    described["tables"]["one"]["fine"] = None
+    (tmp_path / "report.json").write_text(json.dumps(described))
+    with pytest.raises(AnalysisError, match="null as fine"):
+        Report.load(tmp_path)
+    del described["tables"]["one"]["fine"]  # of before it was kept
+    (tmp_path / "report.json").write_text(json.dumps(described))
+    assert Report.load(tmp_path).tables["one"].shown()["difference"].tolist() == ["0.0"]
+
+
+def test_a_column_without_anything_to_read_is_not_shown() -> None:
+    frame = pd.DataFrame({"group": ["a", "b"], "n": [1, 2], "note": ["", ""], "p": [np.nan, 0.5]})
+    table = Table(frame, "Empty columns")
+    assert list(table.shown()) == ["group", "n", "p"]
+    first = replace(table, where={"group": "a"})
+    assert list(first.shown()) == ["group", "n"]  # what other rows hold does not count
+    assert "note" not in first.latex() + first.markdown()
+    assert list(replace(table, where={"group": "c"}).shown()) == ["group", "n", "note", "p"]
+    assert list(table.frame) == ["group", "n", "note", "p"]
+
+
 def test_a_rounded_zero_has_no_sign() -> None:
     table = Table(pd.DataFrame({"share": [-0.0001], "r": [-0.0001]}), "", percent=("share",))
     assert table.shown().to_dict("records") == [{"share": "0.0", "r": "0.000"}]
@@ -99,7 +127,12 @@ def test_latex_is_booktabs_with_special_signs_escaped(report: Report) -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX")
 def test_latex_compiles(report: Report, tmp_path: Path) -> None:
     document = r"\documentclass{article}\usepackage{booktabs}\begin{document}%s\end{document}"
-    (tmp_path / "page.tex").write_text(document % report.tables["means"].latex())
+    table = replace(report.tables["means"], caption="|r| & others, 50 % of_all")
+    replace(report, tables={"the_means": table}).save(tmp_path / "report")
+    latex = (tmp_path / "report" / "the_means.tex").read_text()
+    assert r"\caption{$|$r$|$ \& others" in latex  # a bare | prints as a dash
+    assert r"\label{tab:layers-the_means}" in latex
+    (tmp_path / "page.tex").write_text(document % f"{latex} Table~\\ref{{tab:layers-the_means}}")
     done = subprocess.run(["pdflatex", "-halt-on-error", "page.tex"], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout[-500:]
 

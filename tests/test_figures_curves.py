@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -52,6 +53,23 @@ def test_the_best_layer_is_ringed_and_numbered_once_at_a_place() -> None:
     rings = sorted((ring.get_xdata()[0], ring.get_ydata()[0]) for ring in axes.lines if ring.get_label() == "_best")
     assert rings == [(4, 0.5), (4, 0.5), (6, 0.5)]
     assert sorted(text.get_text() for text in axes.texts) == ["4", "6"]
+
+
+def test_numbers_of_best_layers_are_inside_and_cover_neither_rings_nor_one_another() -> None:
+    """Best at the last layer, at the first, close together, and near the lower axis."""
+    frame = made({"a": 8, "b": 8, "c": 0, "d": 7})
+    low = (frame["result"] == "b") & (frame["series"] == "layers")
+    frame.loc[low, ["accuracy", "low", "high"]] *= 0.75
+    frame.loc[frame["result"] == "c", ["accuracy", "low", "high"]] *= 0.05
+    axes = curves(frame, ("mean",)).axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["0", "7", "8", "8"]
+    panel = axes.get_window_extent()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert all(panel.x0 <= box.x0 and box.x1 <= panel.x1 and panel.y0 <= box.y0 and box.y1 <= panel.y1 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    rings = [axes.transData.transform(ring.get_xydata()[0]) for ring in axes.lines if ring.get_label() == "_best"]
+    assert len(rings) == 4
+    assert not any(box.contains(*ring) for box in boxes for ring in rings)
 
 
 def test_a_control_is_one_grey_line_where_results_agree_and_one_each_where_they_do_not() -> None:

@@ -105,7 +105,9 @@ def test_no_difference_at_all_is_drawn() -> None:
 
 def test_visible_losses_carry_a_minus_that_stands_out_from_its_cell() -> None:
     frame = square(CODES)
-    axes = difference(frame, CODES, "base", "aligned", "layer 3").axes[2]
+    figure = difference(frame, CODES, "base", "aligned", "layer 3")
+    axes = figure.axes[2]
+    assert figure.axes[-1].get_xlabel() == "difference (points; \N{MINUS SIGN} marks a loss)"
     limit = frame["difference"].abs().max()
     marked = {(CODES[int(y)], CODES[int(x)]) for each in axes.lines for x, y in zip(*each.get_data(), strict=True)}
     losses = frame[frame["difference"] < -0.05 * limit]

@@ -79,11 +79,30 @@ def built(simulate: Simulate, tmp_path_factory: pytest.TempPathFactory) -> Built
     base = simulate(languages=CODES, depth=DEPTH, rows=ROWS)
     aligned = simulate(languages=CODES, depth=DEPTH, rows=ROWS, lift=0.2, seed=1, adapter="a")
     folder = save_run(tmp_path_factory.mktemp("page") / "run", base, aligned, CODES)
-    return Built(folder, build_page(folder, folder.parent / "deep" / "report.html"), base, aligned)
+    return Built(folder, build_page(folder, folder.parent / "deep" / "report.html").path, base, aligned)
 
 
 def test_the_same_run_gives_the_same_bytes(built: Built, tmp_path: Path) -> None:
-    assert build_page(built.folder, tmp_path / "again.html").read_bytes() == built.page.read_bytes()
+    assert build_page(built.folder, tmp_path / "again.html").path.read_bytes() == built.page.read_bytes()
+
+
+def test_it_says_what_the_page_shows_and_what_it_leaves_out(built: Built, simulate: Simulate, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(built.folder, run)
+    page = build_page(run, tmp_path / "page.html")
+    assert (page.path, page.base, page.others, page.omitted) == (tmp_path / "page.html", "base", ("aligned",), ())
+    sides = [{"name": name, "path": name, "digest": name} for name in ("far", "farther")]
+    Report("comparison", "Elsewhere", {}, (), {"base": sides[0], "others": sides[1:]}).save(run / "a")
+    assert build_page(run, tmp_path / "page.html").omitted == ("far", "farther")
+
+
+def test_what_a_report_quotes_is_code_and_nothing_else_of_it_is_markup(built: Built, tmp_path: Path) -> None:
+    shutil.copytree(built.folder / "base", tmp_path / "run" / "base")
+    remarks = ("Run `probe <i>x</i>`, then <b>look</b>; one ` stays.",)
+    Report("layers", "Layers", {}, remarks, {"result": "base", "best": 2}).save(tmp_path / "run" / "of the base")
+    text = build_page(tmp_path / "run", tmp_path / "page.html").path.read_text(encoding="utf-8")
+    assert "Run <code>probe &lt;i&gt;x&lt;/i&gt;</code>, then &lt;b&gt;look&lt;/b&gt;; one ` stays.</li>" in text
+    assert '<h3 dir="auto">Layers <span class="count">of the base</span></h3>' in text
 
 
 def test_the_page_asks_for_nothing_from_outside(built: Built) -> None:
@@ -133,7 +152,7 @@ def large(simulate: Simulate, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = save_run(
         tmp_path_factory.mktemp("large") / "run", simulate(), simulate(lift=0.2, seed=1), language_sets()["slots20"]
     )
-    return build_page(folder, folder.parent / "report.html")
+    return build_page(folder, folder.parent / "report.html").path
 
 
 def test_the_papers_size_stays_below_a_megabyte_and_a_half(large: Path) -> None:
@@ -516,7 +535,7 @@ def test_the_scatter_follows_the_correlated_directions(browser: Page, built: Bui
     dataclasses.replace(built.base, languages=tuple(keep), layers=layers, controls={}).save(tmp_path / "run" / "b")
     dataclasses.replace(report, facts=facts).save(tmp_path / "run" / "correlation")
     browser.complaints()
-    browser.open(build_page(tmp_path / "run", tmp_path / "page.html"))
+    browser.open(build_page(tmp_path / "run", tmp_path / "page.html").path)
     means = language_means(built.base.accuracy(browser.layer()), CODES, "to:eng_Latn,zho_Hans")
     for (r, p), (_, rows) in zip(shown_correlations(browser), report.frame("points").groupby("group"), strict=True):
         x = [means[CODES.index(code)] for code in rows["language"]]
@@ -529,7 +548,7 @@ def test_the_scatter_follows_the_correlated_directions(browser: Page, built: Bui
 
 def test_without_scores_there_is_no_scatter(browser: Page, built: Built, tmp_path: Path) -> None:
     browser.complaints()
-    browser.open(build_page(built.folder / "base", tmp_path / "one.html"))
+    browser.open(build_page(built.folder / "base", tmp_path / "one.html").path)
     assert browser.js("return document.querySelectorAll('#scatter, #scatter-panel, #correlations').length") == 0
     assert not browser.find("#views").is_displayed()
     assert f"accuracy {told(built.base.accuracy(2)[0, 1])}" in browser.hover("eng_Latn", "deu_Latn")
@@ -643,7 +662,7 @@ def test_what_a_run_names_cannot_run(browser: Page, built: Built, tmp_path: Path
     }, controls={})  # fmt: skip
     strange.save(tmp_path / "strange")
     browser.complaints()
-    browser.open(build_page(tmp_path / "strange", tmp_path / "page.html"))
+    browser.open(build_page(tmp_path / "strange", tmp_path / "page.html").path)
     assert browser.driver.title.startswith("Retrieval by layer: </script>")
     assert browser.text("h1") == name
     assert "<i>own</i>" in browser.hover("<i>own</i>", "eng_Latn")
@@ -657,7 +676,7 @@ def test_results_that_cannot_be_compared(browser: Page, built: Built, simulate: 
     simulate(languages=("eng_Latn", "fra_Latn", "rus_Cyrl"), depth=2, rows=40).save(tmp_path / "run" / "b")
     built.aligned.save(tmp_path / "run" / "c")
     browser.complaints()
-    browser.open(build_page(tmp_path / "run", tmp_path / "page.html"))
+    browser.open(build_page(tmp_path / "run", tmp_path / "page.html").path)
     assert browser.text("#refused") == (
         "No difference: a and b have other languages: arb_Arab, deu_Latn, fra_Latn, heb_Hebr, hin_Deva … (arb_Arab only in a)."
     )
@@ -665,8 +684,18 @@ def test_results_that_cannot_be_compared(browser: Page, built: Built, simulate: 
     browser.view("other")
     assert set(browser.order()) == {"eng_Latn", "fra_Latn", "rus_Cyrl"}
     assert browser.layer() == 2
+    offered = "return [...document.querySelectorAll('#pick option')].map((each) => each.value)"
+    assert {"script:Latn", "script:Cyrl"} <= {*browser.js(offered)}
+    assert "script:Arab" not in browser.js(offered)
+    glance = browser.js(
+        "return [...document.querySelectorAll('#glance tr')].map((r) => [...r.children].slice(0, 4).map((c) => c.textContent))"
+    )
+    assert glance[0] == ["All directions", "Sentences", "Languages", "Chance"]
+    assert glance[2] == ["b", "40", "3", "2.5 %"]
     browser.choose("#other", "2")
     assert not browser.js("return document.querySelector('input[value=difference]').disabled")
+    assert "script:Arab" in browser.js(offered)
+    assert "script:Cyrl" not in browser.js(offered)
     browser.view("difference")
     assert points(built.aligned.accuracy(2)[0, 1] - built.base.accuracy(2)[0, 1]) in browser.hover(
         "eng_Latn", "deu_Latn"

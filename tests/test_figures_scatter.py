@@ -50,7 +50,7 @@ def test_the_panel_holds_points_lines_and_r() -> None:
     (fit,) = (each for each in axes.lines if list(each.get_ydata()) == [50, 60])
     assert list(fit.get_xdata()) == [30, 70]
     minus = "\N{MINUS SIGN}"
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "supervised: r is not defined",
         f"transfer: r = {minus}0.26 [{minus}0.68, 0.29], perm. p < 0.001 (n = 15)",
     ]
@@ -64,12 +64,21 @@ def test_groups_differ_by_marker_and_dash() -> None:
     assert one.get_color() != two.get_color()
 
 
+def test_a_marker_on_another_is_seen() -> None:
+    """The smaller group, which comes first, lies above; edges part what overlaps."""
+    few, many = (each for each in scatter(*made(), "accuracy", "score").axes[0].lines if ":" in str(each.get_label()))
+    assert len(few.get_xdata()) < len(many.get_xdata())
+    assert few.get_zorder() > many.get_zorder() > 2  # 2: the regression lines
+    assert {each.get_markeredgecolor() for each in (few, many)} == {"white"}
+    assert few.get_markeredgewidth() > 0
+
+
 def test_every_language_has_its_name_clear_of_names_and_of_the_key() -> None:
     figure = scatter(*made(), "accuracy", "score")
     (axes,) = figure.axes
     boxes = [text.get_window_extent() for text in axes.texts]
     assert sorted(text.get_text() for text in axes.texts) == sorted(short_name(code) for code in CODES)
-    boxes.append(axes.get_legend().get_window_extent())
+    boxes.append(figure.legends[0].get_window_extent())
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
@@ -77,11 +86,13 @@ def test_neither_points_nor_the_key_are_hidden_and_a_wide_band_does_not_flatten_
     points, *_ = made()
     figure = scatter(*made(), "accuracy", "score")
     (axes,) = figure.axes
-    key = axes.get_legend().get_window_extent()
+    key = figure.legends[0].get_window_extent()
+    assert axes.get_window_extent().y1 <= key.y0
     spots = axes.transData.transform(points[["accuracy", "score"]] * [100, 1])
-    assert (spots[:, 1] < key.y0).all()
+    assert all(axes.get_window_extent().contains(*spot) for spot in spots)
     assert axes.get_ylim()[1] < 100
-    assert key.x1 <= figure.bbox.x1
+    assert figure.bbox.x0 <= key.x0 < key.x1 <= figure.bbox.x1
+    assert key.y1 <= figure.bbox.y1
 
 
 def test_no_band_and_languages_without_a_number() -> None:

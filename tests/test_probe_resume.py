@@ -290,11 +290,15 @@ class AtTerminal:
 
 @pytest.fixture(scope="module")
 def at_terminal(tmp_path_factory: pytest.TempPathFactory) -> AtTerminal:
-    """stderr on a pseudo-terminal; Ctrl-C is typed there once a language is finished. Batches of one, to be slow."""
+    """stderr on a pseudo-terminal; Ctrl-C is typed there once a language is finished.
+
+    Thirteen languages in batches of one: a busy machine that wakes this process late still finds it at work.
+    """
+    command = [part if part != ",".join(CODES) else "all" for part in EXTRACT]
     folder = tmp_path_factory.mktemp("terminal")
     keyboard, terminal = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "probe", *EXTRACT, "--batch-tokens", "1"],
+        [sys.executable, "-m", "probe", *command, "--batch-tokens", "1"],
         cwd=folder,
         env=environment(TERM="xterm"),
         stdin=terminal,
@@ -307,7 +311,7 @@ def at_terminal(tmp_path_factory: pytest.TempPathFactory) -> AtTerminal:
         os.close(terminal)
         shown, typed, end = b"", False, time.monotonic() + 120
         while time.monotonic() < end:
-            if not typed and (folder / "store" / "rus_Cyrl.h5").exists():
+            if not typed and any((folder / "store").glob("*_*.h5")):
                 os.write(keyboard, b"\x03")
                 typed = True
             if select.select([keyboard], [], [], 0.01)[0]:
@@ -331,12 +335,15 @@ def test_ctrl_c_exits_with_130_and_one_line_that_says_how_to_resume(at_terminal:
 
 
 def test_ctrl_c_leaves_finished_languages_and_nothing_half_written(at_terminal: AtTerminal) -> None:
-    assert {"manifest.json", "rus_Cyrl.h5"} <= at_terminal.files < FILES
+    languages = at_terminal.files - {"manifest.json"}
+    assert "manifest.json" in at_terminal.files
+    assert 1 <= len(languages) < 13
+    assert all(re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}\.h5", name) for name in languages)
 
 
 def test_on_a_terminal_a_bar_shows_sentences_speed_and_time_left(at_terminal: AtTerminal) -> None:
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", at_terminal.shown)
-    frames = re.findall(r"extract\s+━.*?\s(\d+)/512 sentences ([\d,]+) tok/s (\d:\d\d:\d\d)", shown)
+    frames = re.findall(r"extract\s+━.*?\s(\d+)/1664 sentences ([\d,]+) tok/s (\d:\d\d:\d\d)", shown)
     sentences = [int(frame[0]) for frame in frames]
     assert sentences == sorted(sentences)
     assert len(set(sentences)) > 1
@@ -344,7 +351,7 @@ def test_on_a_terminal_a_bar_shows_sentences_speed_and_time_left(at_terminal: At
 
 
 def test_on_a_terminal_there_is_no_line_a_language(at_terminal: AtTerminal) -> None:
-    assert "rus_Cyrl 1/4" not in at_terminal.shown
+    assert " 1/13" not in at_terminal.shown
 
 
 def test_on_a_terminal_stdout_stays_empty_until_the_result(at_terminal: AtTerminal) -> None:

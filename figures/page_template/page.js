@@ -553,6 +553,7 @@
       xTitle: "layer", yTitle: differing() ? "difference (points)" : "accuracy (%)",
       xTicks: own.filter((_, at) => at % every === 0).map((layer) => [layer, String(layer)]), aspect: 0.6,
     });
+    const names = [];
     const trace = (at, values) => path([...at].map((layer, k) => [px(layer), py(100 * values[k])]));
     svg.append(
       drawn("line", { class: "now", x1: px(state.layer), x2: px(state.layer), y1: inner.top, y2: inner.bottom }),
@@ -569,7 +570,7 @@
         if (accuracy === undefined) continue;
         const y = py(100 * accuracy);
         drawing.append(drawn("line", { class: `line ${control}`, x1: inner.left, x2: inner.right, y1: y, y2: y }));
-        if (number === 0) drawing.append(drawn("text", { x: inner.right, y: y - 4, "text-anchor": "end" }, control));
+        if (number === 0) names.push([control, y]);
       }
       if (behind && curveOf(behind, line.group)) {
         const kept = behind.layers.map((layer, k) => [layer, k]).filter(([layer]) => layer <= own.at(-1));
@@ -583,6 +584,13 @@
       drawing.append(drawn("circle", { class: "dot", cx: px(state.layer), cy: py(100 * line.values[here]), r: 3.5 }));
       svg.append(drawing);
     });
+    // Above its line, the lower of two close ones below it; away from the mark of the layer; last, over every curve.
+    const [side, anchor] = px(state.layer) > inner.right - 50 ? [inner.left + 4, "start"] : [inner.right, "end"];
+    const highest = Math.min(...names.map(([, y]) => y));
+    for (const [control, y] of names) {
+      const below = y > highest && y - highest < 15 && y + 12 < inner.bottom;
+      svg.append(drawn("text", { class: "control-name", x: side, y: below ? y + 12 : y - 4, "text-anchor": anchor }, control));
+    }
     const half = own.length > 1 ? (px(own[1]) - px(own[0])) / 2 : 20;
     for (const layer of own) {
       const pick = drawn("rect", { class: "pick", x: px(layer) - half, y: inner.top, width: 2 * half, height: inner.bottom - inner.top }, drawn("title", {}, `layer ${layer}`));
@@ -745,11 +753,11 @@
         found ? cell(found.p, pTold(found.p)) : cell(null, places.length < 3 ? "fewer than 3" : "a constant"));
     });
     $("correlations").tBodies[0].replaceChildren(...rows);
-    const { name, source, directions, of } = scores();
+    const { label, source, directions, of } = scores();
     const [role, related] = directions.split(":");
     const named = related?.split(",").map((code) => DATA.languages[code]?.name ?? code).join(", ");
     const about = role === "all" ? "all directions that touch a language" : `directions ${role} ${named}`;
-    $("scatter-caption").textContent = `Scores: ${name}${source ? ` (${source})` : ""}${of ? `, correlated in the report with ${of}` : ""}. Accuracy: mean over ${about}, among all languages of the run. r and p of the shown languages at this one layer, as if languages were independent; looking through layers for the smallest p overstates it.`;
+    $("scatter-caption").textContent = `Scores: ${label}${source ? ` (${source})` : ""}${of ? `, correlated in the report with ${of}` : ""}. Accuracy: mean over ${about}, among all languages of the run. r and p of the shown languages at this one layer, as if languages were independent; looking through layers for the smallest p overstates it.`;
   }
 
   /** Write a name at the first free side of a point, or leave it to the point's title. */
@@ -799,13 +807,15 @@
 
   function drawGlance() {
     const controls = [...new Set(DATA.results.flatMap((each) => Object.keys(each.controls)))];
-    $("glance").tHead.replaceChildren(headings(["All directions", "Best layer", `Layer ${state.layer}`, "Aggregate", ...controls]));
+    $("glance").tHead.replaceChildren(headings(["All directions", "Sentences", "Languages", "Chance", "Best layer", `Layer ${state.layer}`, "Aggregate", ...controls]));
     const named = (name) => element("th", { scope: "row", dir: "auto", className: "words", title: name }, name);
     const rows = DATA.results.map((each) => {
       const values = each.groups.mean.value;
       const best = bestOf(each, "mean");
       const here = each.at.get(state.layer);
-      return element("tr", {}, named(each.name), element("td", {}, `${percent(values[each.at.get(best)])} at ${best}`),
+      return element("tr", {}, named(each.name),
+        element("td", {}, each.rows.toLocaleString("en")), element("td", {}, String(each.languages.length)), element("td", {}, `${(100 / each.rows).toPrecision(2)} %`),
+        element("td", {}, `${percent(values[each.at.get(best)])} at ${best}`),
         element("td", {}, here === undefined ? "–" : percent(values[here])), element("td", {}, each.aggregate === null ? "–" : percent(each.aggregate)),
         ...controls.map((control) => element("td", {}, each.controls[control] ? percent(each.controls[control].groups.mean) : "–")));
     });
@@ -845,7 +855,7 @@
   }
 
   function downloadScatter() {
-    const rows = scattered().flatMap(([group, places]) => places.map(([x, y, code]) => [result().name, scores().name, group, state.layer, code, x / 100, y]));
+    const rows = scattered().flatMap(([group, places]) => places.map(([x, y, code]) => [result().name, scores().label, group, state.layer, code, x / 100, y]));
     download(`scores-layer${state.layer}`, ["result", "scores", "group", "layer", "language", "accuracy", "score"], rows);
   }
 
@@ -867,10 +877,11 @@
   /** The given layer where the viewed result has it, else the nearest it has. */
   const nearest = (layer) => layers().reduce((best, each) => (Math.abs(each - layer) < Math.abs(best - layer) ? each : best));
 
-  function pick(choice) {
+  /** The languages, of all results, that a choice names. */
+  function picked(choice) {
     const all = Object.keys(DATA.languages);
     const [kind, name] = choice.split(/:(.*)/s);
-    const chosen = {
+    return {
       all: () => all,
       none: () => [],
       high: () => all.filter((code) => DATA.languages[code].level === "high"),
@@ -880,6 +891,10 @@
       set: () => DATA.sets[name],
       scores: () => DATA.scores.flatMap((each) => Object.keys(each.groups[name] || {})),
     }[kind]();
+  }
+
+  function pick(choice) {
+    const [all, chosen] = [Object.keys(DATA.languages), picked(choice)];
     state.hidden = new Set(all.filter((code) => !chosen.includes(code)));
     render();
   }
@@ -909,6 +924,7 @@
     drawCurve();
     drawGroups();
     if (DATA.scores.length) drawScatter();
+    fillPick();
     drawLanguages();
     drawGlance();
     drawHeat();
@@ -918,16 +934,26 @@
   function fillChoices() {
     const options = (select, entries) => select.append(...entries.map(([entry, text]) => element("option", { value: entry }, text)));
     options($("other"), DATA.results.slice(1).map((each, at) => [at + 1, each.name]));
-    if (DATA.scores.length) options($("scores"), DATA.scores.map((each, at) => [at, each.name]));
-    const distinct = (key) => [...new Set(Object.values(DATA.languages).map((language) => language[key]).filter(Boolean))].sort();
+    if (DATA.scores.length) options($("scores"), DATA.scores.map((each, at) => [at, each.label]));
+  }
+
+  /** Offer the scripts, families, sets and score groups that pick some, but not all, of the viewed result's languages. */
+  function fillPick() {
+    const codes = result().languages;
+    const distinct = (key) => [...new Set(codes.map((code) => DATA.languages[code][key]).filter(Boolean))].sort();
     const kinds = [["Script", "script", distinct("script")], ["Family", "family", distinct("family")], ["Set", "set", Object.keys(DATA.sets)],
       ["Scores", "scores", [...new Set(DATA.scores.flatMap((each) => Object.keys(each.groups)))]]];
-    for (const [label, kind, names] of kinds) {
-      if (!names.length) continue;
-      const group = element("optgroup", { label });
-      options(group, names.map((name) => [`${kind}:${name}`, name]));
-      $("pick").append(group);
-    }
+    const groups = kinds.map(([label, kind, names]) => {
+      const offered = names.map((name) => [`${kind}:${name}`, name]).filter(([choice]) => {
+        const count = picked(choice).filter((code) => codes.includes(code)).length;
+        return count > 0 && count < codes.length;
+      });
+      return element("optgroup", { label }, ...offered.map(([value, name]) => element("option", { value }, name)));
+    });
+    const held = $("pick").value;
+    $("pick").replaceChildren($("pick").options[0], ...groups.filter((group) => group.children.length));
+    $("pick").value = held;
+    if ($("pick").selectedIndex < 0) $("pick").value = "";
   }
 
   function listen() {
