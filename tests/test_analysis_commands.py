@@ -85,7 +85,10 @@ def test_the_folder_of_a_result_is_refused_before_anything_is_computed(
 def test_the_page_is_built(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     cli.report(str(results), page, as_json=True)
-    assert json.loads(capsys.readouterr().out) == {"page": str(page), "bytes": page.stat().st_size}
+    told = json.loads(capsys.readouterr().out)
+    assert (told["page"], told["bytes"]) == (str(page), page.stat().st_size)
+    assert {told["base"], *told["others"]} == {"base", "other"}
+    assert told["omitted"] == []
 
 
 def test_the_audit_takes_no_documents(capsys: pytest.CaptureFixture[str]) -> None:
