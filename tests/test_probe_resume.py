@@ -338,7 +338,9 @@ def test_ctrl_c_exits_with_130_and_one_line_that_says_how_to_resume(at_terminal:
 
 
 def test_ctrl_c_leaves_finished_languages_and_nothing_half_written(at_terminal: AtTerminal) -> None:
-    assert {"manifest.json", "rus_Cyrl.h5"} <= at_terminal.files < FILES
+    """An empty lock file may stay: its lock ended with the process, and the next one takes it."""
+    files = {name for name in at_terminal.files if not name.endswith(".lock")}
+    assert {"manifest.json", "rus_Cyrl.h5"} <= files < FILES
 
 
 def test_on_a_terminal_a_bar_shows_sentences_speed_and_time_left(at_terminal: AtTerminal) -> None:
