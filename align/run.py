@@ -189,3 +189,9 @@ def refuse_unwritable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(None, "no permission")
+
+
+def aligned_blocks(folder: Path) -> tuple[int, ...]:
+    """The blocks that the run of an adapter aligned; none where the folder is not a run's, or it trained a task alone."""
+    path = folder / _RECIPE
+    return tuple(json.loads(path.read_text(encoding="utf-8"))["layers"]) if path.is_file() else ()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy, pad
 
 from align.tap import tapped_states
@@ -107,10 +108,13 @@ class Trainable(nn.Module):
         return cross_entropy(logits[0].float(), answers, reduction="sum"), learnt.sum()
 
     def _align(self, pairs: PairBatch, layers: Sequence[int]) -> Float[Tensor, "pair side layer hidden"]:
-        """One pass for both sides, so that each block runs once in a forward, as FSDP expects."""
         ids = _stacked(pairs.source_ids, pairs.target_ids, self.loaded.pad_id)
         mask = _stacked(pairs.source_mask, pairs.target_mask, False)
-        states = tapped_states(self.loaded, ids, mask, layers)
+        once = isinstance(self.loaded.blocks[0], FSDPModule)  # which would gather the weights again for each part
+        parts = [torch.arange(len(ids), device=ids.device)] if once else _alike(mask.sum(1))
+        pooled = [tapped_states(self.loaded, *_narrowed(ids[part], mask[part]), layers) for part in parts]
+        places = torch.cat(parts).argsort()
+        states = [torch.cat(own)[places] for own in zip(*pooled, strict=True)]
         for layer, state in zip(layers, states, strict=True):
             if torch.is_grad_enabled() and not state.requires_grad:
                 raise AlignError(
@@ -126,6 +130,20 @@ def _stacked(sources: Tensor, targets: Tensor, filler: float) -> Tensor:
     """Both sides as rows of one batch, sources first."""
     width = max(sources.shape[1], targets.shape[1])
     return torch.cat([pad(side, (0, width - side.shape[1]), value=filler) for side in (sources, targets)])
+
+
+def _alike(lengths: Int[Tensor, " row"]) -> list[Int[Tensor, " row"]]:
+    """Rows to run together: four parts of similar length where that saves a fifth of the padded tokens or more, else all."""
+    order = lengths.argsort()
+    parts = [part for part in order.chunk(4) if len(part)]
+    tokens = sum(len(part) * int(lengths[part[-1]]) for part in parts)
+    return parts if tokens <= 0.8 * len(order) * int(lengths.max()) else [order]
+
+
+def _narrowed(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the columns in which all rows are padding, on the right."""
+    width = int(mask.sum(1).max())
+    return ids[:, :width], mask[:, :width]
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def draw(
     documents: str | Path | None = None,
     draws: int = 10_000,
     seed: int = 0,
-    marks: Mapping[str, int] | None = None,
+    marks: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Path]:
     """Draw what the inputs allow: PDF, PNG and CSV of each figure.
 
@@ -69,7 +69,7 @@ def draw(
             best of a comparison, the one shown of a correlation.
         order: of languages in heatmaps: by `family`, or by `cluster`.
         documents, draws, seed: of the curves' intervals, as in `analysis.curves`.
-        marks: model of a comparison -> the block that its training aligned, marked on the comparison's curves.
+        marks: model of a comparison -> the blocks that its training aligned, marked on the comparison's curves.
 
     Returns:
         The files that were written.
@@ -120,7 +120,7 @@ def _check_alike(results: Mapping[str, RetrievalResult | Accuracies]) -> None:
             raise AnalysisError(*reason)
 
 
-def _check_marks(marks: Mapping[str, int], reports: Mapping[str, Report]) -> None:
+def _check_marks(marks: Mapping[str, Sequence[int]], reports: Mapping[str, Report]) -> None:
     compared = {
         other["name"] for report in reports.values() if report.kind == "comparison" for other in report.facts["others"]
     }
@@ -221,7 +221,9 @@ def _ordered(order: str, codes: Sequence[str], table: np.ndarray) -> tuple[tuple
 # ---- reports -------------------------------------------------------------------------------------------------
 
 
-def _of_report(name: str, report: Report, layer: str | None, order: str, marks: Mapping[str, int]) -> Iterator[Drawing]:
+def _of_report(
+    name: str, report: Report, layer: str | None, order: str, marks: Mapping[str, Sequence[int]]
+) -> Iterator[Drawing]:
     if report.kind == "correlation":
         yield from _of_correlation(name, report, layer)
     elif report.kind == "comparison":
@@ -277,7 +279,7 @@ def _held(name: str, layer: str, held: Sequence[str], report: Report) -> str:
 
 
 def _of_comparison(
-    name: str, report: Report, layer: str | None, order: str, marks: Mapping[str, int]
+    name: str, report: Report, layer: str | None, order: str, marks: Mapping[str, Sequence[int]]
 ) -> Iterator[Drawing]:
     """Curves over their differences, gains at one layer, and a heatmap beside the base's for each model."""
     table, controls, base = report.frame("layers"), report.frame("controls"), report.facts["base"]["name"]
@@ -286,10 +288,12 @@ def _of_comparison(
         if own["layer"].nunique() > 1:
             level = controls[controls["group"] == group]
             trained = {model: marks[model] for model in own["model"].unique() if model in marks}
+            blocks = [(model, block) for model, aligned in trained.items() for block in aligned]
+            marked = {"marks": pd.DataFrame(blocks, columns=["model", "block"])} if blocks else {}
             yield Drawing(
                 f"{name}-curves{'' if group == 'mean' else f'-{group}'}",
                 partial(tuned, own, level, base, group, trained),
-                {"layers": own, "controls": level},
+                {"layers": own, "controls": level, **marked},
             )
     chosen = _compared(name, report, layer)
     yield Drawing(f"{name}-gains-layer{chosen}", partial(gains, table, chosen), table[table["layer"] == chosen])

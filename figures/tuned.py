@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def tuned(
     controls: pd.DataFrame,
     base: str,
     group: str = "mean",
-    marks: Mapping[str, int] | None = None,
+    marks: Mapping[str, Sequence[int]] | None = None,
 ) -> Figure:
     """Above, accuracy of the base and of each other model; below, each one's difference from the base with its paired interval.
 
@@ -40,7 +40,7 @@ def tuned(
         controls: rows of (control, group, accuracy); may be empty.
         base: the base's name.
         group: of directions or languages.
-        marks: model -> the block that its training aligned, marked by a triangle on the layer axis.
+        marks: model -> the blocks that its training aligned, marked by triangles on the layer axis.
 
     Raises:
         AnalysisError: no finite accuracy of that group.
@@ -67,10 +67,10 @@ def tuned(
         if name != base:
             draw_line(below, rows["layer"], rows["difference"], rows["low"], rows["high"], look)
     from_zero(above)
-    for name, layer in (marks or {}).items():
+    for name, blocks in (marks or {}).items():
         for axes in (above, below):
             axes.plot(
-                [layer], [0], "^", transform=axes.get_xaxis_transform(), color=looks[name].colour, markersize=5,
+                blocks, [0] * len(blocks), "^", transform=axes.get_xaxis_transform(), color=looks[name].colour, markersize=5,
                 clip_on=False, zorder=5, label=f"_aligned {name}",
             )  # fmt: skip
     above.set_title(GROUPS[group])

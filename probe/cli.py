@@ -422,6 +422,10 @@ def figures(
         ),
     ] = None,
     order: Annotated[str, typer.Option(help="Languages in heatmaps by family or cluster.")] = "family",
+    marks: Annotated[
+        str | None,
+        typer.Option(help="Blocks that training aligned, marked on a comparison's curves: middle=16,top=32."),
+    ] = None,
     documents: Documents = None,
     draws: Draws = 10_000,
     seed: Seed = 0,
@@ -431,12 +435,26 @@ def figures(
     from figures.draw import draw
 
     files = draw(
-        inputs, out, names=_listed(names), layer=layer, order=order, documents=documents, draws=draws, seed=seed
-    )
+        inputs, out, names=_listed(names), layer=layer, order=order, documents=documents, draws=draws, seed=seed,
+        marks=_marks(marks),
+    )  # fmt: skip
     if as_json:
         _print_json({"files": [str(path) for path in files]})
     else:
         print("\n".join(str(path) for path in files if path.suffix == ".pdf"))
+
+
+def _marks(given: str | None) -> dict[str, tuple[int, ...]]:
+    """Blocks by model; a model may be named several times."""
+    marks: dict[str, tuple[int, ...]] = {}
+    for part in _listed(given) or ():
+        name, _, block = part.rpartition("=")
+        if not name or not block.isdecimal():
+            raise ProbeError(
+                f"--marks {part}", "NAME=BLOCK, comma-separated", "give for example --marks middle=16,top=32"
+            )
+        marks[name] = (*marks.get(name, ()), int(block))
+    return marks
 
 
 @app.command()
@@ -636,6 +654,7 @@ def reprobe(
 ) -> None:
     """Probe a model with an adapter as the base was probed, and compare."""
     from align.adapter import attach, find_adapter
+    from align.run import aligned_blocks
     from analysis.compare import aligned_masks
     from probe.extract import Settings, extract_all
     from probe.progress import ExtractionProgress, RetrievalProgress
@@ -671,7 +690,9 @@ def reprobe(
             out / "store", k=made["k"], margin=made["margin"], backend=backend, device=device, pool=made["pooling"],
             centre=made.get("centre", False), controls=bool(result.controls), out=out / "result", advance=advance,
         )  # fmt: skip
-    report = _compare_and_draw(base, out / "result", out, folder.name, aligned, documents, draws, seed)
+    report = _compare_and_draw(
+        base, out / "result", out, folder.name, aligned, documents, draws, seed, aligned_blocks(folder)
+    )
     if as_json:
         _print_json(report.as_json())
     else:
@@ -682,9 +703,17 @@ def reprobe(
 
 
 def _compare_and_draw(
-    base: Path, other: Path, out: Path, name: str, aligned: str | None, documents: str | None, draws: int, seed: int
+    base: Path,
+    other: Path,
+    out: Path,
+    name: str,
+    aligned: str | None,
+    documents: str | None,
+    draws: int,
+    seed: int,
+    blocks: tuple[int, ...],
 ) -> Any:
-    """The comparison of two results, its figures and its page, below a folder."""
+    """The comparison of two results, its figures with the aligned blocks marked, and its page, below a folder."""
     from analysis.compare import compare as compared
     from figures.draw import draw
     from figures.page import build_page
@@ -699,6 +728,7 @@ def _compare_and_draw(
         documents=documents,
         draws=draws,
         seed=seed,
+        marks={names[1]: blocks} if blocks else None,
     )
     build_page(out / "comparison", out / "report.html", documents=documents)
     return report
@@ -751,7 +781,7 @@ def demo(
     with TrainingProgress(updates) as progress:
         adapter = trained(recipe, out / "adapter", device="cpu", overwrite=overwrite, observe=progress)
     aligned = probed("aligned", adapter.adapter)
-    report = _compare_and_draw(out / "base", out / "aligned", out, "aligned", None, None, 10_000, 0)
+    report = _compare_and_draw(out / "base", out / "aligned", out, "aligned", None, None, 10_000, 0, adapter.layers)
     gain = report.frame("layers").query("group == 'mean' and layer == @adapter.layers[0]").iloc[0]
     if as_json:
         change = {name: float(gain[name]) for name in ("base", "other", "difference", "low", "high")}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
@@ -43,6 +44,12 @@ def trained(run_probe: RunProbe, name: str, *changes: str) -> CompletedProcess[s
     return run_probe("train", "--recipe", "align", *sets, "--device", "cpu", "--out", name, env=ONE_THREAD)
 
 
+def marked(figures: Path) -> list[tuple[str, int]]:
+    """Model and block of the triangles on a comparison's curves."""
+    drawn = pd.read_csv(figures / "comparison-curves.csv")
+    return [(row.model, int(row.block)) for row in drawn[drawn["part"] == "marks"].itertuples()]
+
+
 def test_a_trained_adapter_is_probed_as_the_base_was_and_compared(run_probe: RunProbe, work: Path) -> None:
     done = trained(run_probe, "aligned", "align.pairs=[pairs]", "lr=0.05")
     assert done.returncode == 0, done.stderr
@@ -64,6 +71,13 @@ def test_a_trained_adapter_is_probed_as_the_base_was_and_compared(run_probe: Run
         assert other["settings"][key] == base["settings"][key], key
     assert {path.name for path in again.iterdir()} >= {"store", "result", "comparison", "figures", "report.html"}
     assert list((again / "figures").glob("comparison-difference-aligned-layer*.pdf"))
+    assert marked(again / "figures") == [("aligned", 2)]
+    drawn = run_probe("figures", "again/comparison", "--out", "own", "--marks", "aligned=2")
+    assert drawn.returncode == 0, drawn.stderr
+    assert marked(work / "own") == [("aligned", 2)]
+    wrong = run_probe("figures", "again/comparison", "--out", "own", "--marks", "aligned")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "--marks aligned; expected NAME=BLOCK" in wrong.stderr
 
     before = {path: path.stat().st_mtime_ns for path in (again / "store").glob("*.h5")}
     second = run_probe(*command, "--device", "cpu", "--draws", "200", "--out", "again", env=ONE_THREAD)

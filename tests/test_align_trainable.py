@@ -173,6 +173,31 @@ def test_states_are_tapped_on_each_side() -> None:
         assert torch.allclose(states[:, side], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_sentences_run_beside_others_of_their_length_and_come_back_in_order() -> None:
+    """A batch is as wide as its longest sentence: long ones among short ones run apart, with the states they have alone."""
+    trainable = build()
+    sides = []
+    for seed, lengths in ((0, (40, 3, 9, 2, 30, 5, 4, 6)), (1, (2, 3, 35, 4, 5, 28, 6, 8))):
+        mask = torch.arange(40) < torch.tensor(lengths)[:, None]
+        ids = torch.randint(3, 259, mask.shape, generator=torch.Generator().manual_seed(seed))
+        sides += [torch.where(mask, ids, 2), mask]
+    seen: list[torch.Size] = []
+    handle = trainable.loaded.blocks[0].register_forward_hook(lambda block, args, out: seen.append(args[0].shape[:2]))
+    states = trainable(pairs=PairBatch(*sides), layers=[1, 3]).states
+    handle.remove()
+    assert states.shape == (8, 2, 2, HIDDEN)
+    for side, (ids, mask) in enumerate((sides[:2], sides[2:])):
+        for row in range(8):
+            alone = tapped_states(trainable.loaded, ids[row : row + 1], mask[row : row + 1], [1, 3])
+            torch.testing.assert_close(states[row, side], torch.cat(alone), rtol=1e-5, atol=1e-5)
+    assert seen == [(4, 3), (4, 5), (4, 9), (4, 40)], "sixteen sentences of at most 40 tokens"
+    seen.clear()
+    handle = trainable.loaded.blocks[0].register_forward_hook(lambda block, args, out: seen.append(args[0].shape[:2]))
+    trainable(pairs=PairBatch(*(side[:, :2] for side in sides)), layers=[1])
+    handle.remove()
+    assert seen == [(16, 2)], "of one length: one pass"
+
+
 def test_the_alignment_reaches_the_adapter_of_blocks_1_to_k_and_the_rest_stays_bit_identical() -> None:
     """Through optimizer steps; the head does not run. Then the task reaches every block's adapter."""
     trainable = build(dropout=0.1)

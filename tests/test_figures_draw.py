@@ -135,12 +135,12 @@ def test_the_block_that_was_aligned_is_marked(runs: Path, tmp_path: Path, monkey
         return []
 
     monkeypatch.setattr("figures.draw.save", keep)
-    draw([runs / "comparison"], tmp_path, marks={"aligned": 1})
+    draw([runs / "comparison"], tmp_path, marks={"aligned": (1, 2)})
     for name in ("comparison-curves", "comparison-curves-low"):
         marked = [each.get_xdata() for axes in drawn[name].axes for each in axes.lines if each.get_marker() == "^"]
-        assert [1] in marked
+        assert (1, 2) in [tuple(blocks) for blocks in marked]
     with pytest.raises(AnalysisError, match="a mark for other, which no comparison holds; expected one of aligned"):
-        draw([runs / "comparison"], tmp_path, marks={"other": 1})
+        draw([runs / "comparison"], tmp_path, marks={"other": (1,)})
 
 
 def test_the_aggregate_can_be_drawn_of_a_result(runs: Path, tmp_path: Path, quick: None) -> None:

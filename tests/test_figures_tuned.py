@@ -62,7 +62,7 @@ def test_intervals_of_accuracies_are_drawn_where_they_are_known() -> None:
 
 
 def test_the_aligned_block_is_marked() -> None:
-    figure = tuned(made(), CONTROLS[:0], "base", marks={"bottom": 1, "top": 6})
+    figure = tuned(made(), CONTROLS[:0], "base", marks={"bottom": (1,), "top": (6,)})
     for axes in figure.axes:
         marks = {
             each.get_label(): each.get_xdata()[0]
