@@ -416,7 +416,7 @@ class FilterCounts:
 
 
 def filter_pairs(
-    sets: Sequence[PairSet], held_out: Collection[str] = ()
+    sets: Sequence[PairSet], held_out: Callable[[str], bool] = lambda text: False
 ) -> tuple[tuple[PairSet, ...], tuple[FilterCounts, ...]]:
     """Drop rows that are no good for alignment: the paper's filters (no empty line, no translation of several sentences),
     copies, evaluation text and repetitions.
@@ -424,8 +424,7 @@ def filter_pairs(
     Sets of the same direction, read at several places, become one first: they are one language pair to the sampler.
 
     Args:
-        held_out: sentences on which nothing may be trained, in any language, such as those of FLORES-200, which other
-            corpora (ALMA's) contain. Compared with runs of white space as one blank.
+        held_out: tells a sentence on which nothing may be trained, such as FLORES-200's, which other corpora (ALMA) contain.
 
     Returns:
         The sets that are not empty, and the counts of all, both by source and target.
@@ -433,7 +432,6 @@ def filter_pairs(
     Raises:
         AlignError: nothing is left.
     """
-    barred = {_normal(text) for text in held_out}
     several = cache(is_multi_sentence)  # a text of a corpus comes again with every other language
     kept, counts = [], []
     for pair in _merged(sets):
@@ -441,7 +439,7 @@ def filter_pairs(
         seen: set[tuple[str, str]] = set()
         rows = []
         for row, (source, target) in enumerate(zip(pair.sources, pair.targets, strict=True)):
-            failed = _failed(source, target, several, barred)
+            failed = _failed(source, target, several, held_out)
             if failed is None and (source, target) in seen:
                 failed = "duplicate"
             if failed is None:
@@ -465,7 +463,7 @@ _FILTERS = ("empty", "same_text", "multi_sentence", "held_out", "duplicate")
 """The names of the counts, in the order in which the filters are tried."""
 
 
-def _failed(source: str, target: str, several: Callable[[str], bool], barred: set[str]) -> str | None:
+def _failed(source: str, target: str, several: Callable[[str], bool], held_out: Callable[[str], bool]) -> str | None:
     """The first filter that a row fails by itself."""
     if not source.strip() or not target.strip():
         return "empty"
@@ -473,13 +471,9 @@ def _failed(source: str, target: str, several: Callable[[str], bool], barred: se
         return "same_text"
     if several(source) or several(target):
         return "multi_sentence"
-    if barred and not barred.isdisjoint((_normal(source), _normal(target))):
+    if held_out(source) or held_out(target):
         return "held_out"
     return None
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _reasons(counts: FilterCounts) -> str:
@@ -583,7 +577,7 @@ def split_development(
         Training, development, and the counts; sets without rows are left out.
 
     Raises:
-        AlignError: no pair has enough rows to hold some out, or all its rows are for development.
+        AlignError: fewer than two rows for development, or for training.
     """
     chosen = [development_rows(pair.row_keys, share, least) for pair in sets]
     development = tuple(pair.take(np.flatnonzero(rows).tolist()) for pair, rows in zip(sets, chosen, strict=True))
@@ -603,9 +597,9 @@ def split_development(
         for whole, kept, held_out in zip(sets, train, development, strict=True)
     )
     for part, rows in (("development", development), ("training", train)):
-        if not any(map(len, rows)):
+        if sum(map(len, rows)) < 2:  # one pair has no negatives
             raise AlignError(
-                f"no row for {part} in language pairs of {', '.join(str(len(pair)) for pair in sets)} rows",
+                f"too few rows for {part} in language pairs of {', '.join(str(len(pair)) for pair in sets)} rows",
                 f"a pair of {2 * least} rows or more",
                 "give more parallel text",
             )

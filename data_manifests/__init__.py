@@ -179,6 +179,13 @@ def recipe_text(name: str) -> str:
 
 
 @cache
+def evaluation_digests() -> frozenset[str]:
+    """Of each English sentence of FLORES-200 dev the beginning of its sha256; the file tells of what text."""
+    text = (data_folder() / "corpora" / "flores200-english.sha256").read_text(encoding="utf-8")
+    return frozenset(line for line in text.splitlines() if not line.startswith("#"))
+
+
+@cache
 def text_digests(name: str) -> dict[tuple[str, str], str]:
     """(split, code) -> sha256 of the reference text, one sentence a line, of a named corpus; empty where none is kept."""
     path = data_folder() / "corpora" / f"{name}.sha256"
