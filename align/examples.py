@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,11 @@ BOS where the tokenizer puts one; an assistant's text is followed by `end`, the 
 
 _ROLES = ("system", "user", "assistant")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_FIXED_DAY = (
+    "{% macro strftime_now(format) %}{{ format | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July')"
+    " | replace('%m', '07') | replace('%Y', '2024') }}{% endmacro %}"
+)
+"""The day that templates which write the date take for today: the one that Llama 3's has where it is told none."""
 _SENTINEL = "\ue000"  # private use: means nothing to a template, and is no white space that one would strip
 
 
@@ -45,11 +51,26 @@ class Example:
     messages: tuple[Message, ...]
     where: str
     """File and line, for messages."""
+    language: str = ""
+    """FLORES-200 code or direction, where it is known."""
 
     @property
     def prompt(self) -> str:
         """What was not said by the assistant: rows of one prompt are on one side of a split."""
         return "\n".join(message.content for message in self.messages if message.role != "assistant")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What stands before an answer, as the model reads it."""
+
+    text: str
+    ids: Int64[np.ndarray, " token"]
+
+    @property
+    def digest(self) -> str:
+        """The first 16 hexadecimal digits of the text's sha256."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -181,8 +202,7 @@ def encode_examples(tokenizer: Any, examples: Sequence[Example], max_length: int
         verbose=False,
     )
     _refuse_long(examples, tokens["input_ids"], max_length)
-    special = set(tokenizer.all_special_ids)
-    special |= {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = _special(tokenizer)
     return [
         _labelled(example, np.array(ids, dtype=np.int64), np.array(offsets).reshape(-1, 2), each, special)
         for example, each, ids, offsets in zip(
@@ -205,9 +225,7 @@ def _render(tokenizer: Any, example: Example) -> _Rendered:
     place too, and what stands between the marks stands between the responses.
     """
     contents = [message.content for message in example.messages]
-    mark = _SENTINEL
-    while any(mark in content for content in contents):
-        mark += _SENTINEL
+    mark = _mark(contents)
     text = _templated(tokenizer, example, contents)
     marked = [
         f"{mark}response{mark}" if message.role == "assistant" else message.content for message in example.messages
@@ -221,20 +239,79 @@ def _render(tokenizer: Any, example: Example) -> _Rendered:
             if "".join(parts) == text:
                 ends = list(accumulate(map(len, parts)))
                 return _Rendered(text, tuple((ends[i], ends[i + 1]) for i in range(0, len(ends) - 2, 2)))
-    raise AlignError(
-        f"the chat template rewrites a response of {example.where}",
+    raise _rewritten(example.where)
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[Sequence[Message]], where: Sequence[str]) -> list[Prompt]:
+    """Render what comes before an answer with the template's generation prompt; tokenised as examples are, no BOS added.
+
+    The prompt is the beginning of what `encode_examples` makes of the same turns with an answer. Templates whose own
+    generation prompt is another text give way to that: Qwen3 trains behind an empty thought, gpt-oss behind the name of a
+    channel, so that the answer begins at once; some templates know no generation prompt.
+
+    Args:
+        where: of each prompt, for messages.
+
+    Raises:
+        AlignError: a template that refuses the turns, or does not show an answer.
+    """
+    texts = [_opened(tokenizer, Example(tuple(turns), name)) for turns, name in zip(prompts, where, strict=True)]
+    if not texts:
+        return []
+    ids = tokenizer(texts, add_special_tokens=False, truncation=False, padding=False, verbose=False)["input_ids"]
+    return [Prompt(text, np.array(row, dtype=np.int64)) for text, row in zip(texts, ids, strict=True)]
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token behind an assistant's text in the template, which examples teach; None where there is none."""
+    ends = (Message("user", "a"), Message("assistant", "b"))
+    encoded = encode_example(tokenizer, Example(ends, "a conversation of two turns"), 1_000_000)
+    last = int(encoded.ids[encoded.labels != IGNORED][-1])
+    return last if last in _special(tokenizer) else None
+
+
+def _opened(tokenizer: Any, example: Example) -> str:
+    """The conversation up to where the assistant's answer begins."""
+    contents = [message.content for message in example.messages]
+    mark = _mark(contents)
+    opened = _templated(tokenizer, example, contents, add_generation_prompt=True)
+    answered = Example((*example.messages, Message("assistant", mark)), example.where)
+    trained, found, _ = _templated(tokenizer, answered, [*contents, mark]).partition(mark)
+    if not found:
+        raise _rewritten(example.where)
+    if trained.startswith(opened) and not trained[len(opened) :].strip():
+        return opened
+    return trained.rstrip(" ")  # a blank belongs to the first token of the answer
+
+
+def _mark(contents: Sequence[str]) -> str:
+    """A text that none of the contents holds."""
+    mark = _SENTINEL
+    while any(mark in content for content in contents):
+        mark += _SENTINEL
+    return mark
+
+
+def _rewritten(where: str) -> AlignError:
+    return AlignError(
+        f"the chat template rewrites a response of {where}",
         "one that writes responses as they are",
         "use another template, or examples without its own marks",
     )
 
 
-def _templated(tokenizer: Any, example: Example, contents: Sequence[str]) -> str:
+def _templated(tokenizer: Any, example: Example, contents: Sequence[str], add_generation_prompt: bool = False) -> str:
     messages = [
         {"role": message.role, "content": content} for message, content in zip(example.messages, contents, strict=True)
     ]
-    options = {} if tokenizer.chat_template else {"chat_template": PLAIN_TEMPLATE, **_ends(tokenizer)}
+    if tokenizer.chat_template:
+        options = {"chat_template": _undated(tokenizer.get_chat_template())}
+    else:
+        options = {"chat_template": PLAIN_TEMPLATE, **_ends(tokenizer)}
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **options
+        )
     except Exception as error:  # templates raise what they like, for roles in an order that they do not know
         reason = " ".join(str(error).split())[:150]
         raise AlignError(
@@ -242,12 +319,24 @@ def _templated(tokenizer: Any, example: Example, contents: Sequence[str]) -> str
             "a conversation that it can write",
             "mend the example: some templates have no system turn",
         ) from error
+    return str(rendered)
+
+
+def _undated(template: str) -> str:
+    """The same template; one that writes the date writes a fixed one, so that a prompt is the same on any day."""
+    return f"{_FIXED_DAY}{template}" if "strftime_now" in template else template
 
 
 def _ends(tokenizer: Any) -> dict[str, str]:
     """What `PLAIN_TEMPLATE` begins and ends with: BOS only where the tokenizer itself puts it before a text."""
     puts_bos = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     return {"begin": tokenizer.bos_token if puts_bos else "", "end": tokenizer.eos_token or ""}
+
+
+def _special(tokenizer: Any) -> set[int]:
+    """The ids of special tokens, those included that have no role."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
 
 
 def _refuse_long(examples: Sequence[Example], ids: Sequence[Sequence[int]], max_length: int) -> None:

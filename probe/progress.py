@@ -135,6 +135,36 @@ class TrainingProgress:
             self._bar.update(self._task, completed=note["update"], losses=_losses(note))
 
 
+class GenerationProgress:
+    """A bar a language; usable as `observe` of `align.evaluate.answer_rows`."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, language: str, done: int, total: int) -> None:
+        if language not in self._tasks:
+            self._tasks[language] = self._bar.add_task(language, total=total)
+        self._bar.update(self._tasks[language], completed=done)
+        if done == total:
+            self.note(f"{language}: {total} rows answered")
+
+    def note(self, message: str) -> None:
+        """Tell a sentence."""
+        self._console.print(message, soft_wrap=True)
+
+
 def _rows(counts: Mapping[str, Any]) -> str:
     """What is trained on, and how much the filters took."""
     told = []

@@ -60,6 +60,30 @@ def report_tables(report: Any, saved: bool = True) -> Group:
     return Group(*parts, Text(), *(Text(f"* {remark}") for remark in report.remarks))
 
 
+def score_table(summary: Mapping[str, Any]) -> Group:
+    """Scores of a task: a row a language, the main metric with its interval first; below, means and notes."""
+    main = summary["main"]
+    metrics = list(dict.fromkeys([main, *(each["metric"] for each in summary["scores"])]))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table.add_column("language", no_wrap=True)
+    for metric in metrics:
+        heading = f"{metric}\n(95 % interval)" if metric == main else metric.replace("-", "\n", 1)
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows: dict[str, dict[str, str]] = {}
+    for each in summary["scores"]:
+        drawn = each["metric"] == main and each["low"] is not None
+        told = f" ({each['low']:.1f} to {each['high']:.1f})" if drawn else ""
+        rows.setdefault(each["language"], {})[each["metric"]] = f"{each['value']:.1f}{told}"
+    for name, cells in rows.items():
+        if name == "(mean)":
+            table.add_section()
+        table.add_row(name, *(cells.get(metric, "-") for metric in metrics))
+    counted = f"{sum(each['rows'] for each in summary['counts'].values()):,} rows"
+    return Group(
+        Text(f"{summary['task']}: {counted}", style="bold"), table, *(Text(f"* {note}") for note in summary["notes"])
+    )
+
+
 @dataclass(frozen=True)
 class _Fitting:
     """As many columns of a table as the console is wide, from the left, and where the others are: rich would drop them without a word."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -19,6 +22,8 @@ from align.examples import (
     Message,
     encode_example,
     encode_examples,
+    encode_prompts,
+    end_of_turn,
     read_examples,
     split_examples,
 )
@@ -277,6 +282,102 @@ def test_a_tokenizer_without_offsets_is_refused(monkeypatch: pytest.MonkeyPatch)
         encode_example(made, example("a", "b"), 100)
 
 
+# ---- prompts of generation -----------------------------------------------------------------------------------
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
+    "{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PROMPTS = [
+    ("Set an alarm.",),
+    ("no or yes? no",),
+    ("a", "b", "c"),
+    ("Где вокзал? 🙂",),
+    ("What is \ue000response\ue000?",),
+    (" blanks around \n",),
+]
+
+
+def prompt_of(made: Any, *turns: str) -> Any:
+    return encode_prompts(made, [example(*turns).messages], ["made line 1"])[0]
+
+
+@FAMILIES
+@pytest.mark.parametrize("turns", PROMPTS)
+def test_a_prompt_is_how_the_trained_example_begins(template: str, turns: tuple[str, ...]) -> None:
+    """The same text and the same tokens, and what follows is the response alone. It is the template's own generation prompt."""
+    made = tokenizer(template)
+    prompt = prompt_of(made, *turns)
+    encoded = encode_example(made, example(*turns, "time: five am"), 500)
+    assert encoded.ids[: len(prompt.ids)].tolist() == prompt.ids.tolist()
+    assert made.decode(encoded.ids[len(prompt.ids) :]).strip() == "time: five am" + ENDS[template]
+    first_learnt = int(np.flatnonzero(encoded.labels[len(prompt.ids) :] != IGNORED)[0])
+    assert first_learnt == (1 if template == LLAMA2 else 0)  # its template puts a blank before the response
+    messages = [{"role": turn.role, "content": turn.content} for turn in example(*turns).messages]
+    assert prompt.text == made.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert prompt.ids.tolist().count(made.bos_token_id) == prompt.text.count("<s>")
+
+
+def test_where_a_token_reaches_over_the_end_of_the_prompt_only_the_text_is_the_same() -> None:
+    """Tokenizers that merge a line break with a letter; those of real models split there."""
+    made = tokenizer(CHATML)
+    prompt, encoded = prompt_of(made, "Any?"), encode_example(made, example("Any?", "No."), 100)
+    assert made.decode(encoded.ids).startswith(prompt.text)
+    assert made.decode(prompt.ids) == prompt.text
+    assert encoded.ids[: len(prompt.ids)].tolist() != prompt.ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        (THINKING, "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        (NO_END, "user: a\nassistant:"),  # the blank belongs to the first word of the answer
+        (None, "<s>User:\na\nAssistant:\n"),
+    ],
+    ids=["an empty thought", "no generation prompt", "no template"],
+)
+def test_where_the_generation_prompt_is_another_text_training_decides(template: str | None, wanted: str) -> None:
+    made = tokenizer(template)
+    assert prompt_of(made, "a").text == wanted
+    whole = made.decode(encode_example(made, example("a", "yes"), 100).ids)
+    assert whole.startswith(wanted)
+    assert whole[len(wanted) :].lstrip().startswith("yes")
+
+
+def test_prompts_are_encoded_in_their_order_and_digested() -> None:
+    made = tokenizer(LLAMA3)
+    given = [example(*turns).messages for turns in PROMPTS]
+    prompts = encode_prompts(made, given, [""] * len(given))
+    assert [prompt.ids.tolist() for prompt in prompts] == [prompt_of(made, *turns).ids.tolist() for turns in PROMPTS]
+    assert len({prompt.digest for prompt in prompts}) == len(prompts)
+    assert all(re.fullmatch("[0-9a-f]{16}", prompt.digest) for prompt in prompts)
+    assert prompts[0].digest == hashlib.sha256(prompts[0].text.encode()).hexdigest()[:16]
+    assert encode_prompts(made, [], []) == []
+
+
+def test_prompts_that_a_template_refuses() -> None:
+    system = (Message("system", "a"), Message("user", "b"))
+    with pytest.raises(AlignError, match=r"the chat template refuses deu row 3 .System role not supported"):
+        encode_prompts(tokenizer(GEMMA), [system], ["deu row 3"])
+    with pytest.raises(AlignError, match="the chat template rewrites a response of deu row 3"):
+        encode_prompts(tokenizer("{{ messages[0]['content'] }}"), [example("a").messages], ["deu row 3"])
+
+
+@FAMILIES
+def test_the_end_of_a_turn_is_what_examples_teach(template: str) -> None:
+    made = tokenizer(template)
+    assert made.decode([end_of_turn(made)]) == ENDS[template].strip()
+
+
+def test_a_template_may_have_no_end_of_a_turn() -> None:
+    assert end_of_turn(tokenizer(NO_END)) is None
+    assert end_of_turn(tiny_tokenizer()) == 1  # the plain template's
+
+
+# ---- files ---------------------------------------------------------------------------------------------------
+
+
 def test_both_forms_of_a_line(tmp_path: Path) -> None:
     path = tmp_path / "task.jsonl"
     messages = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
@@ -331,3 +432,18 @@ def test_a_prompt_is_on_one_side_of_the_split() -> None:
     assert not {each.prompt for each in train} & {each.prompt for each in development}
     with pytest.raises(AlignError, match="39 examples, 39 of different prompts; expected 40 or more"):
         split_examples(given[:39])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }} ",
+        "{% set today = strftime_now('%d %b %Y') %}{{ today }} ",
+    ],
+)
+def test_a_prompt_is_the_same_on_any_day(template: str) -> None:
+    """Llama 3's and SmolLM3's templates write the date."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template + "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    (prompt,) = encode_prompts(tokenizer, [(Message("user", "Hi."),)], ["a row"])
+    assert prompt.text == "26 Jul 2024 Hi."

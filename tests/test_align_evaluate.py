@@ -1,0 +1,183 @@
+"""Evaluation from prompts to scores, by the command line, and the same tasks as what is trained on."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+import torch
+
+from align.batches import on
+from align.plan import make_plan
+from align.recipe import Recipe, load_recipe
+from align.train import Training
+from analysis.scores import read_scores
+from probe.errors import AlignError
+
+RunProbe = Callable[..., CompletedProcess[str]]
+
+COMMANDS = {
+    "en-US": ("wake me at [time : five am]", "play [song_name : hello] by [artist_name : adele]", "what is this"),
+    "sw-KE": ("niamshe [time : saa kumi na moja]", "cheza [song_name : hello] ya [artist_name : adele]", "hii ni nini"),
+}
+
+
+@pytest.fixture
+def massive(tmp_path: Path) -> Path:
+    """Three commands in two languages, told apart by a number, in each partition."""
+    folder = tmp_path / "massive"
+    folder.mkdir()
+    for locale, commands in COMMANDS.items():
+        rows = []
+        for number in range(36):
+            annotated = f"{commands[number % 3]} {number}"
+            utterance = annotated
+            for part in ("[time : ", "[song_name : ", "[artist_name : ", "]"):
+                utterance = utterance.replace(part, "")
+            partition = ("train", "dev", "test")[number // 3 % 3]
+            rows.append({"id": str(number), "locale": locale, "partition": partition, "utt": utterance, "annot_utt": annotated})  # fmt: skip
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{locale}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def evaluated(run_probe: RunProbe, massive: Path, *more: str) -> CompletedProcess[str]:
+    common = ("--task", "slots", "--data", str(massive), "--langs", "en,sw", "--device", "cpu")
+    return run_probe("evaluate", *common, *more, env={"OMP_NUM_THREADS": "1"})
+
+
+def test_a_model_answers_is_scored_and_goes_on_after_a_kill(run_probe: RunProbe, massive: Path, tmp_path: Path) -> None:
+    how = ("--model", "builtin:tiny", "--max-new-tokens", "6", "--dtype", "fp32", "--draws", "100", "--out", "scores")
+    done = evaluated(run_probe, massive, *how, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["task"], told["main"]) == ("slots", "strict-f1")
+    assert {each["language"] for each in told["scores"]} == {"eng_Latn", "swh_Latn", "(mean)"}
+    out = tmp_path / "scores"
+    assert read_scores(out / "scores.csv").values.keys() == {"eng_Latn", "swh_Latn"}
+    assert read_scores(out / "scores.csv").groups == {"eng_Latn": "supervised", "swh_Latn": "transfer"}
+    metrics = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [(row["language"], row["metric"], float(row["value"])) for row in metrics] == [
+        (each["language"], each["metric"], each["value"]) for each in told["scores"]
+    ]
+    kept = {path.name: path.read_bytes() for path in (out / "answers").glob("*.jsonl")}
+    assert kept.keys() == {"eng_Latn.jsonl", "swh_Latn.jsonl"}
+    lines = kept["swh_Latn.jsonl"].splitlines(keepends=True)
+    assert [json.loads(line)["id"] for line in lines] == [str(n) for n in range(36) if n // 3 % 3 == 2]
+
+    (out / "answers" / "swh_Latn.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:20])
+    again = evaluated(run_probe, massive, *how)
+    assert again.returncode == 0, again.stderr
+    assert {path.name: path.read_bytes() for path in (out / "answers").glob("*.jsonl")} == kept
+    assert "strict-f1" in again.stdout
+    assert "swh_Latn" in again.stdout
+    other = evaluated(run_probe, massive, *how[:3], "7", *how[4:])
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+    assert "max_new_tokens (6, now 7)" in other.stderr
+
+
+def test_answers_that_exist_are_scored_without_a_model(run_probe: RunProbe, massive: Path, tmp_path: Path) -> None:
+    rows = [n for n in range(36) if n // 3 % 3 == 2]
+    gold = ("time: five am", "song_name: hello; artist_name: adele", "None")
+    said = [gold[n % 3] for n in rows]
+    (tmp_path / "said.txt").write_text("\n".join(said) + "\n")
+    done = evaluated(run_probe, massive, "--langs", "en-US", "--predictions", "said.txt", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert all(each["value"] == 100 for each in told["scores"])
+    assert told["counts"]["eng_Latn"]["rows"] == len(rows)
+    short = evaluated(run_probe, massive, "--langs", "en", "--limit", "5", "--predictions", "said.txt")
+    assert (short.returncode, short.stderr.count("\n")) == (2, 1)
+    assert f"{len(rows)} predictions for 5 rows" in short.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ((), "neither --model nor --predictions; expected one of the two"),
+        (("--model", "builtin:tiny", "--predictions", "x"), "--model and --predictions"),
+        (("--model", "builtin:tiny"), "--model without --out"),
+        (("--predictions", "x", "--adapter", "y"), "--adapter with --predictions"),
+        (("--predictions", "x", "--comet-python", "python"), "--comet-python python of the task slots"),
+        (("--predictions", "x", "--template", "y"), "--template y of the task slots"),
+        (("--predictions", "x", "--style", "own"), "style 'own' of slots"),
+        (("--predictions", "x", "--langs", "de"), "has no MASSIVE data of deu_Latn"),
+        (("--predictions", "x", "--task", "poems"), "no task 'poems'; expected one of slots, translation, entities"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    run_probe: RunProbe, massive: Path, more: tuple[str, ...], told: str
+) -> None:
+    done = evaluated(run_probe, massive, *more)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert told in done.stderr
+
+
+# ---- training on a task by its name --------------------------------------------------------------------------------
+
+
+def made(massive: Path, *changes: str) -> Recipe:
+    basic = (
+        "alternation=task", "task.name=slots", f"task.data={massive}", "task.langs=en,sw", "batch=4", "micro_batch=4",
+        "dtype=fp32", "updates=1",
+    )  # fmt: skip
+    return load_recipe("align", (*basic, *changes))
+
+
+def test_a_task_by_name_is_trained_on_its_rows_with_a_development_loss_a_language(
+    massive: Path, tmp_path: Path
+) -> None:
+    plan = make_plan(made(massive), tmp_path / "run", "cpu", False)
+    assert plan.data.counts["task"] == {"train": 24, "development": 24}
+    training = Training(plan)
+    losses = training.evaluate(0)
+    assert losses.keys() == {"task", "task eng_Latn", "task swh_Latn", "loss"}
+    rows = plan.data.task.development
+    assert rows.languages == ("eng_Latn",) * 12 + ("swh_Latn",) * 12
+    nll, tokens = {}, {}
+    with torch.no_grad():
+        for number, language in enumerate(rows.languages):
+            micro = rows.micro([number])
+            nll[language] = nll.get(language, 0.0) + float(
+                training.model(task=on(micro.batch, torch.device("cpu"))).nll
+            )
+            tokens[language] = tokens.get(language, 0) + micro.responses
+    for language in nll:
+        assert losses[f"task {language}"] == pytest.approx(nll[language] / tokens[language], rel=1e-5)
+    assert losses["task"] == pytest.approx(sum(nll.values()) / sum(tokens.values()), rel=1e-5)
+    assert losses["loss"] == losses["task"]
+    ids, labels = plan.data.task.train.rows[0]
+    answer = plan.source.tokenizer.decode(ids[labels != -100])
+    assert answer.startswith("time: five am")
+    assert "a voice assistant will extract entities" in plan.source.tokenizer.decode(ids[labels == -100])
+
+
+@pytest.mark.parametrize("select", ["sum", "task", "align"])
+def test_the_best_adapter_is_told_by_the_loss_that_is_named(massive: Path, tmp_path: Path, select: str) -> None:
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    for code in ("cy", "en"):
+        (pairs / f"toy.cy-en.{code}").write_text("".join(f"{code} line {n}\n" for n in range(60)))
+    recipe = made(massive, "alternation=per-update", f"align.pairs=[{pairs}]", f"select={select}")
+    losses = Training(make_plan(recipe, tmp_path / "run", "cpu", False)).evaluate(0)
+    expected: Any = {"sum": losses["task"] + losses["align"], "task": losses["task"], "align": losses["align"]}
+    assert losses["loss"] == expected[select]
+
+
+def test_contradictory_settings_of_a_task_are_refused(massive: Path) -> None:
+    for changes, told in (
+        (("select=align",), "select: align with alternation task"),
+        (("task.name=jsonl",), "task.langs: en,sw of a jsonl file"),
+        (("task.name=entities", "task.style=as-run"), "task.style: as-run of entities"),
+        (("task.keep_overlap=true",), "task.keep_overlap of slots"),
+        (("task.dev=dev.jsonl",), "task.dev of slots"),
+    ):
+        with pytest.raises(AlignError) as refused:
+            made(massive, *changes)
+        assert told in str(refused.value)
