@@ -238,6 +238,9 @@ def attach(loaded: LoadedModel, folder: Path) -> LoadedModel:
     config.modules_to_save = None
     try:
         inject_adapter_in_model(config, holder)
+        for name, parameter in holder.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()  # injected, it has the dtype of the layer, which would round it
         outcome: Any = set_peft_model_state_dict(holder, ours)
     except (ValueError, RuntimeError, KeyError) as error:
         raise _misfit(folder, " ".join(str(error).split())[:200]) from error
@@ -460,12 +463,14 @@ def save_adapter(
 
 
 def load_adapter_weights(model: Any, folder: Path) -> None:
-    """Put saved weights into the LoRA of `add_lora`, bit by bit, to go on with its training.
+    """Put saved weights into the LoRA of `add_lora`, bit by bit, to go on with its training; all ranks together.
 
     Raises:
         AlignError: an adapter of other modules, ranks or scaling.
         ModelError: a folder that holds no LoRA.
     """
+    from align.sharded import part_for
+
     description, tensors = read_adapter(folder)
     config = model.peft_config["default"]
     for field in ("r", "lora_alpha", "use_rslora"):
@@ -484,4 +489,4 @@ def load_adapter_weights(model: Any, folder: Path) -> None:
             raise AlignError(f"{folder} with {name} of shape {given}", f"{own}", "resume with its model and targets")
     with torch.no_grad():
         for name, place in places.items():
-            place.copy_(tensors[name])
+            place.copy_(part_for(place, tensors[name]))

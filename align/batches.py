@@ -26,12 +26,14 @@ class AlignMicro(NamedTuple):
     batch: PairBatch
     sources: tuple[str, ...]
     targets: tuple[str, ...]
+    keys: tuple[str, ...]
+    """See `PairSet.row_keys`: rows of one key are translations of each other."""
     where: str
     """Language pair and source of the first rows, for people."""
 
     def excluded(self) -> Tensor:
         """See `not_negatives`."""
-        return not_negatives(self.sources, self.targets)
+        return not_negatives(self.sources, self.targets, self.keys)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class PairRows:
             PairBatch(*sides[0], *sides[1]),
             tuple(self.sets[pair].sources[row] for pair, row in chosen),
             tuple(self.sets[pair].targets[row] for pair, row in chosen),
+            tuple(self.sets[pair].row_keys[row] for pair, row in chosen),
             _named([f"{self.sets[pair].name} {self.sets[pair].sources[row]!r}" for pair, row in chosen]),
         )
 
@@ -101,6 +104,20 @@ class ExampleRows:
     pad: int
     where: tuple[str, ...] = field(repr=False, default=())
     """File and line of each, for people. Empty: its number will do."""
+    languages: tuple[str, ...] = field(repr=False, default=())
+    """Language of each; empty where they are not told apart."""
+
+    def by_language(self) -> dict[str, ExampleRows]:
+        """The examples of each language; all of them under no name where languages are not told apart."""
+        if not self.languages:
+            return {"": self}
+        numbers: dict[str, list[int]] = {name: [] for name in self.languages}
+        for number, name in enumerate(self.languages):
+            numbers[name].append(number)
+        return {
+            name: ExampleRows(tuple(self.rows[each] for each in own), self.pad, tuple(self.where[each] for each in own))
+            for name, own in numbers.items()
+        }
 
     def micro(self, drawn: Sequence[int] | np.ndarray) -> TaskMicro:
         """The examples of these numbers."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from align.batches import ExampleRows, PairRows, Source
-from align.examples import encode_examples, read_examples, split_examples
+from align.examples import Example, Message, encode_examples, read_examples, split_examples
 from align.pairs import filter_pairs, read_pairs, split_development
 from align.recipe import Recipe
 from align.sampling import ExampleSampler, PairSampler
+from align.tasks import task_named
+from align.tasks.overlap import is_evaluated, without_overlap
+from align.tasks.task import TaskRow
 from data_manifests import corpus_manifest, corpus_names
+from data_manifests.published import language_groups
+from probe.errors import AlignError
 from probe.model import ModelSource
 from probe.provenance import digest
 
@@ -69,13 +76,15 @@ class _Part(NamedTuple):
 def _pairs(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
     align = recipe.align
     sets = [each for spec in align.pairs for each in read_pairs(spec, align.langs, align.relation, align.allow_flores)]
-    kept, filters = filter_pairs(sets)
+    kept, filters = filter_pairs(sets) if align.allow_flores else filter_pairs(sets, is_evaluated)
     train, development, split = split_development(kept)
     longest = min(align.max_length, source.context)
+    parts = [PairRows.tokenised(each, source.tokenizer, _pad(source), longest) for each in (train, development)]
+    _refuse_unknown((row for part in parts for sides in part.ids for side in sides for row in side), source)
     return _Part(
         Source(
-            PairRows.tokenised(train, source.tokenizer, _pad(source), longest),
-            PairRows.tokenised(development, source.tokenizer, _pad(source), longest),
+            parts[0],
+            parts[1],
             PairSampler([len(each) for each in train], align.exponent, recipe.seed, rank, ranks),
         ),
         {"filters": [asdict(each) for each in filters], "split": [asdict(each) for each in split]},
@@ -88,26 +97,67 @@ def _pairs(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
 
 
 def _task(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
-    path = Path(str(recipe.task.data))
-    examples = read_examples(path)
-    train, development = (
-        (examples, read_examples(Path(recipe.task.dev))) if recipe.task.dev else split_examples(examples)
-    )
+    train, development, counts = _jsonl(recipe) if recipe.task.name == "jsonl" else _named_task(recipe)
     longest = min(recipe.task.max_length, source.context)
     parts = [
         ExampleRows(
             tuple((each.ids, each.labels) for each in encode_examples(source.tokenizer, part, longest)),
             _pad(source),
             tuple(each.where for each in part),
+            tuple(each.language for each in part) if part[0].language else (),
         )
         for part in (train, development)
     ]
+    _refuse_unknown((ids for part in parts for ids, _ in part.rows), source)
+    name = Path(str(recipe.task.data)).name if recipe.task.name == "jsonl" else recipe.task.name
     return _Part(
         Source(parts[0], parts[1], ExampleSampler(len(train), recipe.seed, rank, ranks)),
-        {"train": len(train), "development": len(development)},
-        [{"name": path.name, "rows": len(train), "licence": "unknown"}],
+        {"train": len(train), "development": len(development), **counts},
+        [{"name": name, "rows": len(train), "licence": "unknown"}],
         digest([[[ids.tolist(), labels.tolist()] for ids, labels in part.rows] for part in parts]),
     )
+
+
+_Examples = tuple[Example, ...]
+
+
+def _jsonl(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
+    examples = read_examples(Path(str(recipe.task.data)))
+    if recipe.task.dev:
+        return examples, read_examples(Path(recipe.task.dev)), {}
+    return *split_examples(examples), {}
+
+
+def _named_task(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
+    """Of slots and entities their own splits.
+
+    Of translations those without a sentence of the probe's corpus, which the counts tell, and a tenth of them by hash for
+    development, since ALMA's own sets leave out Icelandic.
+    """
+    name, data, langs = recipe.task.name, Path(str(recipe.task.data)), recipe.task.langs
+    task = task_named(name, recipe.task.style)
+    if langs is None:
+        langs = ",".join(language_groups(name)["supervised"])
+    rows = task.rows(data, "train", langs)
+    if name == "translation":
+        rows, overlap = without_overlap(rows, keep=recipe.task.keep_overlap)
+        return *split_examples(tuple(map(_example, rows))), {"overlap": asdict(overlap)}
+    return tuple(map(_example, rows)), tuple(map(_example, task.rows(data, "dev", langs))), {}
+
+
+def _example(row: TaskRow) -> Example:
+    return Example((*row.prompt, Message("assistant", row.target)), f"{row.language} row {row.id}", row.language)
+
+
+def _refuse_unknown(ids: Iterable[np.ndarray], source: ModelSource) -> None:
+    """Tokens that were added to a tokenizer, and no embeddings for them to the model."""
+    largest = max((int(each.max()) for each in ids if len(each)), default=0)
+    if largest >= source.vocabulary:
+        raise AlignError(
+            f"text with token {largest}",
+            f"ids below {source.vocabulary}, the model's number of embeddings",
+            "check that the tokenizer, and its chat template, belong to the model",
+        )
 
 
 def _pad(source: ModelSource) -> int:

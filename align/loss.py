@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
@@ -68,19 +68,28 @@ def _retrieve(
     return cross_entropy(logits, torch.arange(len(keys), device=logits.device)[anchors])
 
 
-def not_negatives(sources: Sequence[str], targets: Sequence[str]) -> Bool[Tensor, "n n"]:
-    """True at (i, j), i != j, where pair j has the very source or the very target of pair i: a translation too, or the same.
+def not_negatives(sources: Sequence[str], targets: Sequence[str], keys: Sequence[str] = ()) -> Bool[Tensor, "n n"]:
+    """True at (i, j), i != j, where a text of pair j is a text of pair i, on either side, or means the same.
 
-    A symmetric matrix. Text against text of the same side; nothing is normalised.
+    Where both directions of a pair are trained, an anchor's own text is another pair's target: as a negative its cosine
+    would be 1. A symmetric matrix; nothing is normalised.
+
+    Args:
+        keys: of each pair: pairs of one key are translations of each other, as rows of a corpus in other languages are.
     """
-    same = _equal(sources) | _equal(targets)
+    source, target = _numbers([*sources, *targets]).chunk(2)
+    crossed = source[:, None] == target[None, :]
+    same = (source[:, None] == source[None, :]) | (target[:, None] == target[None, :]) | crossed | crossed.T
+    if keys:
+        key = _numbers(keys)
+        same |= key[:, None] == key[None, :]
     return same & ~torch.eye(len(sources), dtype=torch.bool)
 
 
-def _equal(texts: Sequence[str]) -> Bool[Tensor, "n n"]:
+def _numbers(texts: Sequence[str]) -> Int[Tensor, " text"]:
+    """Equal texts have equal numbers."""
     first: dict[str, int] = {}
-    numbers = torch.tensor([first.setdefault(text, len(first)) for text in texts])
-    return numbers[:, None] == numbers[None, :]
+    return torch.tensor([first.setdefault(text, len(first)) for text in texts])
 
 
 def gather_with_grad(tensor: Float[Tensor, "row ..."]) -> Float[Tensor, "gathered ..."]:

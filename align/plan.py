@@ -16,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from align.data import TrainingData, read_training_data
 from align.recipe import Recipe, as_tree
+from align.sharded import share_out_weights
 from align.trainable import DDP_OPTIONS
 from probe.device import choose_device, choose_dtype
 from probe.errors import AlignError
@@ -88,8 +89,16 @@ def _accelerator(recipe: Recipe, out: Path, chosen: torch.device, dtype: torch.d
         raise AlignError(
             f"accelerate set to {accelerator.distributed_type.value}",
             "one process, or data-parallel ones",
-            "start with torchrun, without a configuration of accelerate; gradient_checkpointing saves memory",
+            "start with torchrun, without a configuration of accelerate; --set sharding=fsdp shares out the weights",
         )
+    if recipe.sharding == "fsdp":
+        if accelerator.num_processes == 1:
+            raise AlignError(
+                "sharding: fsdp in one process",
+                "several, which share out the weights",
+                "start with torchrun --nproc-per-node N -m probe train, or give --set sharding=none",
+            )
+        share_out_weights(accelerator)
     return accelerator
 
 

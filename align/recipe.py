@@ -49,22 +49,37 @@ class Alignment:
     layers: tuple[int | str, ...] = _constant(("middle",), "paper, section 3: the middle block, 16 of 32")
     temperature: float = _constant(0.1, "paper: searched in 0.1, 1.0, 1.5, 2.0; 0.1 for Llama 3, 1.5 for Qwen 2.5")
     direction: Literal["one-way", "symmetric"] = _constant("one-way", f"{_CODE}: soft-max over the English sides")
-    stop_gradient: bool = _constant(False, "paper: stop-gradient on English did not help")
+    stop_gradient: bool = _constant(
+        False, "no gradient through the targets, English in to-english; paper: it did not help"
+    )
     weight: float = _constant(1.0, "of this loss beside the task's in `joint`")
     gather_negatives: bool = _constant(False, f"{_CODE}: negatives of the own micro-batch; true: of all ranks'")
     cache_chunk: int | None = _constant(
         None, "pairs a forward pass under gradient caching (Gao et al. 2021); null: none"
     )
     max_length: int = _constant(512, "tokens; longer sentences are cut")
-    allow_flores: bool = _constant(False, "evaluation data: retrieval of a model trained on it says nothing")
+    allow_flores: bool = _constant(
+        False,
+        "evaluation data, refused, and its English sentences left out of others: probing what was trained on says nothing",
+    )
 
 
 @dataclass(frozen=True)
 class Task:
     """The task objective: causal language modelling of responses."""
 
-    data: str | None = _constant(None, "yours: jsonl of {messages} or {prompt, response}")
-    dev: str | None = _constant(None, "yours: the same for development; null: 10 % of the data by hash")
+    name: Literal["jsonl", "slots", "translation", "entities"] = _constant(
+        "jsonl", "yours: jsonl of {messages} or {prompt, response}, or a task as `probe evaluate` knows it"
+    )
+    data: str | None = _constant(None, "yours: the file, or the task's data")
+    dev: str | None = _constant(
+        None, "yours: jsonl for development; null: 10 % of the data by hash, of slots and entities their dev split"
+    )
+    langs: str | None = _constant(None, "of a named task: its languages; null: those that the paper supervises")
+    style: str | None = _constant(None, "of slots: fine-tuned, as-run or zero-shot prompts; null: fine-tuned")
+    keep_overlap: bool = _constant(
+        False, "of translation: rows that hold a sentence of FLORES-200, as ALMA's do, stay; without: they are left out"
+    )
     max_length: int = _constant(1024, "tokens; longer examples are refused")
 
 
@@ -89,9 +104,15 @@ class Recipe:
     weight_decay: float = _constant(0.0, "transformers' default, as in the authors' runs")
     evaluate_every: int = _constant(200, _SCRIPT)
     patience: int = _constant(5, _SCRIPT)
+    select: Literal["sum", "task", "align"] = _constant(
+        "sum", f"{_CODE}: the best adapter is that of the lowest sum of the development losses that there are"
+    )
     dtype: Literal["auto", "bf16", "fp32"] = _constant("auto", "bf16 where the hardware is faster with it")
     gradient_checkpointing: bool = _constant(
         False, "recomputes each block in the backward pass: less memory, a third slower"
+    )
+    sharding: Literal["none", "fsdp"] = _constant(
+        "none", "fsdp: the processes of torchrun share out the weights, for a model that one device cannot hold"
     )
     seed: int = _constant(1, _SCRIPT)
     track: Literal["none", "tensorboard", "wandb"] = _constant("none", "beside log.jsonl")
@@ -126,9 +147,11 @@ class Recipe:
         for name, value in not_negative.items():
             if not value >= 0:
                 raise AlignError(f"{name}: {value}", "0 or more", f"give --set {name}=...")
-        if not 0 <= self.warmup < 1 or not 0 <= self.lora.dropout < 1:
+        if not 0 < self.warmup < 1 or not 0 <= self.lora.dropout < 1:
             raise AlignError(
-                f"warmup: {self.warmup}, lora.dropout: {self.lora.dropout}", "shares in 0..1", "mend the recipe"
+                f"warmup: {self.warmup}, lora.dropout: {self.lora.dropout}",
+                "shares in 0..1, the warm-up above 0, since it is the time scale of the decay",
+                "mend the recipe",
             )
 
     def _refuse_contradictions(self) -> None:
@@ -138,6 +161,32 @@ class Recipe:
                 f"micro_batch: {self.micro_batch}",
                 "at least 2, since one pair has no negatives",
                 "give --set micro_batch=...",
+            )
+        if self.select != "sum" and self.alternation in {"task", "align"} - {self.select}:
+            raise AlignError(
+                f"select: {self.select} with alternation {self.alternation}, which has no such loss",
+                "sum, or the objective that is trained",
+                "give --set select=sum",
+            )
+        if self.task.name == "jsonl" and self.task.langs is not None:
+            raise AlignError(
+                f"task.langs: {self.task.langs} of a jsonl file",
+                "a task by name",
+                "give --set task.name=..., or leave it out",
+            )
+        if self.task.name != "slots" and self.task.style is not None:
+            raise AlignError(
+                f"task.style: {self.task.style} of {self.task.name}", "the task slots", "leave task.style out"
+            )
+        if self.task.name != "translation" and self.task.keep_overlap:
+            raise AlignError(
+                f"task.keep_overlap of {self.task.name}", "the task translation", "leave task.keep_overlap out"
+            )
+        if self.task.name != "jsonl" and self.task.dev is not None:
+            raise AlignError(
+                f"task.dev of {self.task.name}",
+                "jsonl alone to have a file of its own for development",
+                "leave task.dev out",
             )
         if wants_pairs and not self.align.layers:
             raise AlignError("align.layers: []", "at least one block", "give --set align.layers=[middle]")
@@ -151,7 +200,7 @@ class Recipe:
         if self.alternation != "align" and not self.task.data:
             raise AlignError(
                 f"alternation {self.alternation} without task.data",
-                "jsonl of examples",
+                "jsonl of examples, or the data of task.name",
                 "give --set task.data=FILE, or --set alternation=align",
             )
 

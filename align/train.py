@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from align.adapter import LoraSettings, add_lora, load_adapter_weights, save_adapter
-from align.batches import AlignMicro, TaskMicro, on
+from align.batches import AlignMicro, ExampleRows, TaskMicro, on
 from align.cache import cached_backward
 from align.card import write_card
 from align.loss import gather_with_grad, info_nce, not_negatives
@@ -25,6 +25,7 @@ from align.plan import Plan, make_plan
 from align.recipe import Recipe, as_tree
 from align.run import Note, RunFolder, Standing, TrainResult, refuse_unwritable
 from align.schedule import Objective, objectives
+from align.sharded import load_optimizer_state, optimizer_state, prepare_sharded, whole
 from align.trainable import PairBatch, checkpoint_blocks, load_trainable
 from probe.errors import AlignError
 from probe.provenance import command, versions
@@ -127,7 +128,9 @@ class Training:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.recipe, self.data, self.accelerator = plan, plan.recipe, plan.data, plan.accelerator
         recipe, lora = plan.recipe, plan.recipe.lora
-        trainable = load_trainable(plan.source, plan.dtype, self.device, task=recipe.alternation != "align")
+        sharded = recipe.sharding == "fsdp"
+        loads = torch.device("cpu") if sharded else self.device
+        trainable = load_trainable(plan.source, plan.dtype, loads, task=recipe.alternation != "align")
         targets: Any = "auto" if lora.targets == ("auto",) else lora.targets
         parameters = add_lora(
             trainable.model, LoraSettings(lora.r, lora.alpha, lora.dropout, targets, lora.rslora), recipe.seed
@@ -137,7 +140,9 @@ class Training:
         self.trainable = trainable
         self.size = sum(parameter.numel() for parameter in parameters.values())
         optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-        self.model, self.optimizer = self.accelerator.prepare(trainable, optimizer)
+        prepare = partial(prepare_sharded, self.accelerator) if sharded else self.accelerator.prepare
+        self.model, self.optimizer = prepare(trainable, optimizer)
+        self._apart = False
         self.warmup = max(1, math.ceil(recipe.warmup * recipe.updates))
         torch.manual_seed(recipe.seed + self.accelerator.process_index)
 
@@ -171,13 +176,13 @@ class Training:
         lost: list[Lost] = []
         for micro in micros:
             last = micro is micros[-1]  # gradients are averaged over ranks once an update
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if last else self._no_sync():
                 lost += self._backward(micro, shares["task"] / max(responses, 1), 1 / len(micros))
         self._refuse_not_finite(lost, update)
         rate = learning_rate(update + 1, self.recipe.lr, self.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip))
+        norm = float(whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)))
         if not math.isfinite(norm):
             raise _not_finite(f"update {update + 1}, gradient norm {norm} ({lost[0].where})", "a finite gradient")
         self.optimizer.step()
@@ -208,7 +213,7 @@ class Training:
         if micro.kind == "joint":
             align_weight *= self.recipe.align.weight
         if pairs is not None and self.recipe.align.cache_chunk is not None:
-            with nullcontext() if task is None else self.accelerator.no_sync(self.model):
+            with nullcontext() if task is None else self._no_sync():
                 told.append(Lost("align", self._cached_backward(pairs, align_weight), pairs.where))
             pairs = None
         if task is None and pairs is None:
@@ -238,8 +243,18 @@ class Training:
             lambda states: self._alignment_loss(states, pairs, self.recipe.align.gather_negatives),
             self.device,
             lambda loss: self.accelerator.backward(loss * weight),
-            partial(self.accelerator.no_sync, self.model),
+            self._no_sync,
         )
+
+    @contextmanager
+    def _no_sync(self) -> Iterator[None]:
+        """Gradients stay with their rank inside. It may be nested: accelerate's own, where sharded, ends with an inner one."""
+        outermost, self._apart = not self._apart, True
+        try:
+            with self.accelerator.no_sync(self.model) if outermost else nullcontext():
+                yield
+        finally:
+            self._apart = not outermost
 
     def _alignment_loss(self, states: Tensor, pairs: AlignMicro, gather: bool) -> Tensor:
         """The mean over the layers of the contrastive loss of (pair, side, layer, hidden) states."""
@@ -248,7 +263,7 @@ class Training:
             first = self.accelerator.process_index * len(states)
             rows = slice(first, first + len(states))
             states = gather_with_grad(states)
-            texts = gather_object(list(zip(pairs.sources, pairs.targets, strict=True)))
+            texts = gather_object(list(zip(pairs.sources, pairs.targets, pairs.keys, strict=True)))
             excluded = not_negatives(*zip(*texts, strict=True))
         sources, targets = states.unbind(1)
         losses = [
@@ -275,7 +290,7 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, update: int) -> dict[str, float]:
-        """Development losses in nats, and `loss`, their sum (as in the authors' code), by which the best is told.
+        """Development losses in nats, of the task also each language's, and `loss`, by which the best is told (`select`).
 
         Every rank goes over all rows, so that all agree. Negatives are those of a micro-batch, whatever the training gathers.
 
@@ -286,11 +301,9 @@ class Training:
         losses = {}
         rows = self.recipe.micro_batch
         if self.data.task is not None:
-            total = tokens = 0.0
-            for task in self.data.task.development.in_order(rows):
-                total += float(self.model(task=on(task.batch, self.device)).nll)
-                tokens += task.responses
-            losses["task"] = total / tokens
+            sums = {name: self._sum_of_task(own) for name, own in self.data.task.development.by_language().items()}
+            losses["task"] = sum(nll for nll, _ in sums.values()) / sum(tokens for _, tokens in sums.values())
+            losses |= {f"task {name}": nll / tokens for name, (nll, tokens) in sums.items() if name}
         if self.data.pairs is not None:
             total = anchors = 0.0
             for pairs in self.data.pairs.development.in_order(rows, seed=0):
@@ -298,17 +311,30 @@ class Training:
                 total += float(self._alignment_loss(states, pairs, gather=False)) * len(states)
                 anchors += len(states)
             losses["align"] = total / anchors
+        if self.accelerator.num_processes > 1:
+            (losses,) = broadcast_object_list([losses])  # a last bit that differs would part the ranks at the next best
         for name, loss in losses.items():
             if not math.isfinite(loss):
                 raise _not_finite(f"evaluation after update {update}, {name} loss {loss}", "a finite loss")
-        return {**losses, "loss": sum(losses.values())}
+        summed = losses.get("task", 0.0) + losses.get("align", 0.0)
+        return {**losses, "loss": summed if self.recipe.select == "sum" else losses[self.recipe.select]}
+
+    def _sum_of_task(self, examples: ExampleRows) -> tuple[float, int]:
+        """Cross-entropy in nats summed over the response tokens, and their number."""
+        nll, tokens = 0.0, 0
+        for task in examples.in_order(self.recipe.micro_batch):
+            nll += float(self.model(task=on(task.batch, self.device)).nll)
+            tokens += task.responses
+        return nll, tokens
 
     # ---- files ---------------------------------------------------------------------------------------------------
 
     def save_adapter(self, folder: Path) -> None:
-        """The adapter as it is, by the main process."""
+        """The adapter as it is, by the main process; all ranks together."""
+        model = self.trainable.model
+        state = {name: whole(each) for name, each in model.named_parameters() if each.requires_grad}
         if self.accelerator.is_main_process:
-            save_adapter(self.trainable.model, folder, self.recipe.model, self.plan.source.identity["revision"])
+            save_adapter(model, folder, self.recipe.model, self.plan.source.identity["revision"], state)
 
     def save(self, folder: Path, standing: Standing) -> None:
         """Everything that the next update depends on; each rank writes its own random state."""
@@ -317,15 +343,16 @@ class Training:
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         _save_tensors(random, folder / f"random-{self.accelerator.process_index}.pt")
         self.save_adapter(folder)
+        moments = optimizer_state(self.optimizer)
         if self.accelerator.is_main_process:
-            _save_tensors(self.optimizer.state_dict(), folder / "optimizer.pt")
+            _save_tensors(moments, folder / "optimizer.pt")
             samplers = {name: source.sampler.state_dict() for name, source in self.data.sources().items()}
             write_json(folder / "state.json", {"standing": asdict(standing), "samplers": samplers})
 
     def resume(self, folder: Path) -> Standing:
         """Go on exactly where a checkpoint was taken."""
         load_adapter_weights(self.trainable.model, folder)
-        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+        load_optimizer_state(self.optimizer, torch.load(folder / "optimizer.pt", weights_only=True))
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         for name, source in self.data.sources().items():
             source.sampler.load_state_dict(state["samplers"][name])
@@ -407,6 +434,8 @@ def _card(training: Training, result: TrainResult) -> dict[str, Any]:
     by = "with parallel sentences, after Liu & Niehues (2025)"
     made = {"align": f"Aligned at block {layers} {by}.", "task": "Tuned on a task."}
     both = f"Tuned on a task and aligned at block {layers} {by}; alternation: {recipe.alternation}."
+    adapted: Any = training.trainable.model
+    task_type = adapted.peft_config["default"].task_type
     development = {f"development {name}": loss for name, loss in result.development.items()}
     return {
         "base_model": recipe.model,
@@ -419,5 +448,5 @@ def _card(training: Training, result: TrainResult) -> dict[str, Any]:
         "results": [{"update": result.best_update, **development}],
         "versions": versions(),
         "command": command(),
-        **({} if training.trainable.has_head else {"auto_class": "AutoModel"}),
+        "auto_class": "AutoModelForCausalLM" if task_type == "CAUSAL_LM" else "AutoModel",
     }

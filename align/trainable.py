@@ -134,7 +134,7 @@ def _stacked(sources: Tensor, targets: Tensor, filler: float) -> Tensor:
 
 def _alike(lengths: Int[Tensor, " row"]) -> list[Int[Tensor, " row"]]:
     """Rows to run together: four parts of similar length where that saves a fifth of the padded tokens or more, else all."""
-    order = lengths.argsort()
+    order = lengths.argsort(stable=True)
     parts = [part for part in order.chunk(4) if len(part)]
     tokens = sum(len(part) * int(lengths[part[-1]]) for part in parts)
     return parts if tokens <= 0.8 * len(order) * int(lengths.max()) else [order]

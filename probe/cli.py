@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -530,6 +530,13 @@ def train(
     show: Annotated[
         bool, typer.Option("--show", help="Print the recipe with the source of every constant, and stop.")
     ] = False,
+    allow_flores_training: Annotated[
+        bool,
+        typer.Option(
+            "--allow-flores-training",
+            help="Train on FLORES-200 too where the data hold it, as the paper's ALMA does: probing with it says nothing then.",
+        ),
+    ] = False,
     device: Device = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code from the model's repository.")
@@ -540,8 +547,13 @@ def train(
     """Train a LoRA adapter: alignment, a task, or both in turns."""
     from align.recipe import load_recipe, shown
 
+    changes = changes or []
+    if allow_flores_training:
+        changes += ["align.allow_flores=true"]
+        if load_recipe(recipe, changes).task.name == "translation":
+            changes += ["task.keep_overlap=true"]
     if show:
-        print(shown(load_recipe(recipe, changes or ())), end="")
+        print(shown(load_recipe(recipe, changes)), end="")
         return
     if out is None:
         raise ProbeError(
@@ -552,13 +564,15 @@ def train(
     from align.train import train as trained
     from probe.progress import TrainingProgress
 
-    asked = load_recipe(recipe, changes or ())
+    asked = load_recipe(recipe, changes)
     if (out / "training.json").exists() and not overwrite:
         print(f"{out} was finished before; nothing is trained", file=sys.stderr)
     with TrainingProgress(asked.updates) as progress:
         result = trained(
             asked, out, device=device, overwrite=overwrite, trust_remote_code=trust_remote_code, observe=progress
         )
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process tells
+        return
     if as_json:
         _print_json({**asdict(result), "adapter": str(result.adapter)})
     else:
@@ -567,6 +581,97 @@ def train(
         print(
             f"{out}: {blocks}best at update {result.best_update} of {result.updates}, development loss {losses} (nats)"
         )
+
+
+@app.command()
+def evaluate(
+    task: Annotated[str, typer.Option(help="slots, translation or entities.")],
+    data_: Annotated[
+        Path, typer.Option("--data", help="The task's data: MASSIVE, ALMA or WMT files, UNER. A folder or file.")
+    ],
+    model: Annotated[str | None, typer.Option(help="Hub id, local folder or builtin:tiny.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="A LoRA adapter: folder or hub id.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    langs: Annotated[
+        str | None,
+        typer.Option(
+            help="Languages or, of translation, directions (de-en), comma-separated, or sets; not given: the paper's."
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Take the first N rows of each language only.")] = None,
+    style: Annotated[
+        str | None, typer.Option(help="Prompts of slots: fine-tuned (the paper's), as-run (its code's) or zero-shot.")
+    ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(help="A prompt of entities, with <$1$> and <$2$> for the example, <$3$> for the sentence."),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Score these instead of a model's: a line a row, our jsonl, or a folder of one a language."),
+    ] = None,
+    comet_python: Annotated[
+        Path | None, typer.Option(help="Of translation: a Python that has unbabel-comet, for COMET-22.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens after which an answer is cut.")] = 256,
+    batch: Annotated[int | None, typer.Option(help="Rows at once; not given: as many as fit.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.")] = "auto",
+    device: Device = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code from the model's repository.")
+    ] = False,
+    draws: Annotated[int, typer.Option(min=0, help="Bootstrap draws; 0: no intervals.")] = 1000,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for answers and scores; may be left out with --predictions.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a task's rows with a model, or take answers that exist, and score them."""
+    if (model is None) == (predictions is None):
+        given = "neither --model nor --predictions" if model is None else "--model and --predictions"
+        raise ProbeError(given, "one of the two", "give --model ID, or --predictions FILE")
+    if model is not None and out is None:
+        raise ProbeError("--model without --out", "a folder for the answers", "give --out SCORES")
+    if predictions is not None and adapter is not None:
+        raise ProbeError("--adapter with --predictions", "a model to attach it to", "leave --adapter out")
+    from align.answers import read_predictions
+    from align.evaluate import answer_rows, write_scores
+    from align.evaluate import as_json as described
+    from align.tasks import task_named
+
+    asked = task_named(task, style, comet_python, template)
+    rows = asked.rows(data_, split, langs, limit)
+    made: dict[str, Any] = {"data": data_.name, "split": split, "limit": limit}
+    if model is not None and out is not None:
+        from align.adapter import find_adapter
+        from probe.progress import GenerationProgress
+
+        with GenerationProgress() as progress:
+            answered = answer_rows(
+                asked, rows, out / "answers", model=model, adapter=None if adapter is None else find_adapter(adapter),
+                revision=revision, max_new_tokens=max_new_tokens, batch=batch, device=device, dtype=dtype,
+                trust_remote_code=trust_remote_code, observe=progress, note=progress.note,
+            )  # fmt: skip
+        answers, made = answered.texts, {**made, **answered.made, "answers": dict(answered.counts)}
+    else:
+        answers = read_predictions(cast(Path, predictions), rows)
+        made["predictions"] = cast(Path, predictions).name
+    scored = asked.score(rows, answers, draws, seed)
+    files = [] if out is None else write_scores(out, asked, scored, made)
+    summary = described(asked, scored, made)
+    if as_json:
+        _print_json(summary)
+        return
+    from probe.tables import score_table
+
+    _show(score_table(summary), _WHOLE)
+    if "answers" in made:
+        cut = ", ".join(f"{name} {count}" for name, count in made["answers"].items() if count)
+        print(f"Answers {cut or 'all ended by themselves'}")
+    if out is not None:
+        print(f"Scores  {', '.join(map(str, files))} (for probe correlate), {out / 'metrics.csv'}")
 
 
 @app.command()
@@ -590,7 +695,6 @@ def merge(
 ) -> None:
     """Merge two LoRA adapters into one, without the base model."""
     from dataclasses import asdict
-    from typing import cast
 
     from align.adapter import find_adapter
     from align.merge import Method, merge_adapters, write_merged_card
@@ -660,7 +764,6 @@ def reprobe(
     from probe.progress import ExtractionProgress, RetrievalProgress
     from probe.results import RetrievalResult
     from probe.retrieve import retrieve_all
-    from probe.sources import load_corpus
 
     with RetrievalProgress() as advance:
         if store is not None and not (base / "summary.json").exists():
@@ -673,22 +776,21 @@ def reprobe(
         )
     folder = find_adapter(adapter)
     aligned_masks(aligned, result.languages)  # refused now, not after hours
-    texts = load_corpus(
-        corpus or made["corpus"]["name"], ",".join(result.languages), made["corpus"]["split"], result.rows
-    )
+    texts = _texts_of(result, corpus or made["corpus"]["name"])
     settings = Settings(
         ",".join(map(str, sorted(result.layers))), (made["pooling"],), made["store_dtype"], made["final_norm"],
         made["batch_tokens"], made["truncate"],
     )  # fmt: skip
+    name = model or made["model"]["name"]
     with ExtractionProgress() as progress:
         extract_all(
-            model or made["model"]["name"], texts, out / "store", settings=settings, revision=made["model"]["revision"],
+            name, texts, out / "store", settings=settings, revision=made["model"]["revision"] if name == made["model"]["name"] else None,
             adapter=folder, attach=attach, dtype=made["dtype"], device=device, observer=progress,
         )  # fmt: skip
     with RetrievalProgress() as advance:
         retrieve_all(
             out / "store", k=made["k"], margin=made["margin"], backend=backend, device=device, pool=made["pooling"],
-            centre=made.get("centre", False), controls=bool(result.controls), out=out / "result", advance=advance,
+            centre=made.get("centre", False), limit=made.get("limit"), controls=bool(result.controls), out=out / "result", advance=advance,
         )  # fmt: skip
     report = _compare_and_draw(
         base, out / "result", out, folder.name, aligned, documents, draws, seed, aligned_blocks(folder)
@@ -700,6 +802,20 @@ def reprobe(
 
         _show(report_tables(report), _WHOLE)
         print(f"Page    {out / 'report.html'}\nFigures {out / 'figures'}\nReport  {out / 'comparison' / 'report.md'}")
+
+
+def _texts_of(result: Any, name: str) -> Any:
+    """The sentences from which a result was made, all of the corpus or its first ones: compared now, not after hours."""
+    from probe.sources import load_corpus
+
+    made = result.settings["corpus"]
+    whole = load_corpus(name, ",".join(result.languages), made["split"])
+    for texts in (whole, whole.limited(result.rows)):
+        if all(made["digests"].get(code) == digest for code, digest in texts.digests().items()):
+            return texts
+    raise ProbeError(
+        f"{name}, which has another text than the result was made from", f"the text of {made['name']}", "give --corpus"
+    )
 
 
 def _compare_and_draw(

@@ -196,6 +196,18 @@ def test_the_blocks_are_still_found_and_cut(llama_folder: Path, lora_folder: Pat
     assert relative_error(alone, pooled(loaded)[[1]]) < TOLERANCE
 
 
+def test_an_adapter_is_not_rounded_to_the_dtype_of_the_model(llama_folder: Path, lora_folder: Path) -> None:
+    """In bfloat16 the weights of the adapter stay in float32, as PEFT loads them, and float32 tensors bit by bit."""
+    loaded = attach(load_model(open_model(str(llama_folder)), torch.bfloat16, CPU), lora_folder)
+    held = {name: each for name, each in loaded.model.named_parameters() if "lora_" in name}
+    saved = load_file(lora_folder / "adapter_model.safetensors")
+    assert {each.dtype for each in held.values()} == {torch.float32}
+    for name, each in saved.items():
+        own = name.removeprefix("base_model.model.").removeprefix("model.").replace(".weight", ".default.weight")
+        assert torch.equal(held[own], each)
+    loaded.model(torch.tensor([[5, 6, 7]]))  # and it runs
+
+
 def test_an_adapter_that_was_never_trained_changes_nothing(llama_folder: Path, tmp_path: Path) -> None:
     """PEFT's B is zero at the start: so what moves the states above is the trained weights and nothing else."""
     model = CAUSAL.from_pretrained(llama_folder, dtype=torch.float32)

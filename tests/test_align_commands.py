@@ -97,6 +97,34 @@ def test_reprobe_retrieves_a_missing_base_from_its_store(run_probe: RunProbe, wo
     assert json.loads((work / "fresh" / "summary.json").read_text())["layers"] == json.loads((work / "base" / "summary.json").read_text())["layers"]  # fmt: skip
 
 
+def test_reprobe_measures_as_a_base_of_fewer_sentences_and_refuses_another_text_at_once(
+    run_probe: RunProbe, work: Path
+) -> None:
+    assert trained(run_probe, "aligned", "align.pairs=[pairs]").returncode == 0
+    retrieve_all(work / "store", backend="torch", device="cpu", limit=10, k=3, out=work / "few")
+    command = (
+        "reprobe",
+        "--base",
+        "few",
+        "--adapter",
+        "aligned",
+        "--backend",
+        "torch",
+        "--device",
+        "cpu",
+        "--draws",
+        "200",
+    )
+    done = run_probe(*command, "--corpus", "text", "--out", "again", env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((work / "again" / "result" / "summary.json").read_text())
+    assert (summary["rows"], summary["settings"]["k"]) == (10, 3)
+    other = run_probe(*command, "--corpus", "everyday", "--out", "wrong", env=ONE_THREAD)
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+    assert "everyday, which has another text" in other.stderr
+    assert not (work / "wrong").exists()
+
+
 def test_merge_and_the_search_for_its_weight(run_probe: RunProbe, work: Path) -> None:
     assert trained(run_probe, "aligned", "align.pairs=[pairs]").returncode == 0
     task = trained(run_probe, "task", "alternation=task", "task.data=task.jsonl", "lr=0.01")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -187,3 +188,45 @@ def test_the_evaluation_data_are_refused_unless_asked_for(read: Read, shared_dat
     data = read(f"align.pairs=[{place}]", "align.allow_flores=true")
     assert data.pairs is not None
     assert [each.name for each in data.pairs.train.sets] == ["cym_Latn-eng_Latn"]
+
+
+def test_evaluation_sentences_within_other_text_are_left_out_and_counted(
+    read: Read, shared_data: Path, tmp_path: Path
+) -> None:
+    """A part of FLORES-200 beside other text, as in ALMA's files; by the English side, in other case and with other blanks."""
+    place = tmp_path / "mixed"
+    place.mkdir()
+    dev = shared_data / "flores200" / "dev"
+    for side, code in (("cy", "cym_Latn"), ("en", "eng_Latn")):
+        lines = (dev / f"{code}.dev").read_text(encoding="utf-8").split("\n")[:30]
+        if side == "en":
+            lines[:5] = [f" {line.upper()} ".replace(" ", "  ") for line in lines[:5]]
+        (place / f"news.cy-en.{side}").write_text(
+            "".join(f"{line}\n" for line in [*lines, *(f"{side} row {number}" for number in range(50))]),
+            encoding="utf-8",
+        )
+    data = read(f"align.pairs=[{place}]", "alternation=align")
+    (counts,) = data.counts["pairs"]["filters"]
+    assert counts["held_out"] + counts["multi_sentence"] == 30
+    assert counts["held_out"] > 20
+    assert counts["after"] == 50
+    (kept,) = read(f"align.pairs=[{place}]", "alternation=align", "align.allow_flores=true").counts["pairs"]["filters"]
+    assert (kept["held_out"], kept["after"]) == (0, 50 + counts["held_out"])
+
+
+def test_the_only_row_for_development_has_no_negatives(read: Read, tmp_path: Path) -> None:
+    place = tmp_path / "one"
+    place.mkdir()
+    (place / "toy.cy-en.tsv").write_text("".join(f"cy {n}\tthe same\n" for n in range(39)) + "cy\tother\n")
+    with pytest.raises(AlignError, match="too few rows for development"):
+        read(f"align.pairs=[{place}]", "alternation=align")
+
+
+def test_tokens_without_an_embedding_are_refused(folder: Path, tiny_source: ModelSource) -> None:
+    """A tokenizer that was given tokens, of a model that was not made larger."""
+    tokenizer = copy.deepcopy(tiny_source.tokenizer)
+    tokenizer.add_tokens(["Eins"])
+    (folder / "toy.de-en.de").write_text("".join(f"Eins {n}\n" for n in range(60)), encoding="utf-8")
+    given = (f"align.pairs=[{folder}]", "alternation=align")
+    with pytest.raises(AlignError, match=r"text with token 259; expected ids below 259"):
+        read_training_data(load_recipe("align", given), replace(tiny_source, tokenizer=tokenizer))

@@ -102,12 +102,23 @@ def test_stop_gradient_holds_the_targets_still() -> None:
 
 
 def test_pairs_that_share_a_text_are_no_negatives() -> None:
-    """The same source, the same target, neither; and the same text on the other side says nothing."""
+    """The same source, the same target, a text of one on the other side of the other, neither; and those of one key."""
     excluded = not_negatives(["a", "b", "a", "c", "Z"], ["W", "X", "Y", "X", "b"])
     expected = torch.zeros(5, 5, dtype=torch.bool)
-    for i, j in ((0, 2), (1, 3)):
+    for i, j in ((0, 2), (1, 3), (1, 4)):
         expected[i, j] = expected[j, i] = True
     assert torch.equal(excluded, expected)
+    expected[0, 3] = expected[3, 0] = True
+    keyed = not_negatives(["a", "b", "a", "c", "Z"], ["W", "X", "Y", "X", "b"], ["k", "l", "m", "k", "n"])
+    assert torch.equal(keyed, expected)
+
+
+def test_an_anchors_own_text_is_no_negative_where_both_directions_are_trained() -> None:
+    """Aligned perfectly, the loss goes to 0; with the anchor's own text as a negative it could not fall below log 2."""
+    meanings = torch.eye(4)[[0, 1, 2, 0, 1, 2]]
+    sources, targets = ["a", "b", "c", "A", "B", "C"], ["A", "B", "C", "a", "b", "c"]
+    loss = info_nce(meanings, meanings, 0.01, excluded=not_negatives(sources, targets))
+    assert loss.item() < 1e-6
 
 
 @pytest.mark.parametrize("direction", ["one-way", "symmetric"])

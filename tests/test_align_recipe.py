@@ -77,6 +77,7 @@ def test_values_are_read_as_their_types() -> None:
         ("align=3", "keys and values"),
         ("lora.r=8.5", "a whole number"),
         ("warmup=3", "shares in 0..1"),
+        ("warmup=0", "the time scale of the decay"),
         ("updates", "key=value"),
         ("lr=nan", "more than 0"),
     ],
