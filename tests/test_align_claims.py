@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from subprocess import CompletedProcess
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -20,7 +21,6 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 import align.plan
-import probe.cli
 from align.adapter import attach
 from align.data import TrainingData, read_training_data
 from align.examples import encode_examples, read_examples
@@ -42,6 +42,7 @@ from probe.retrieve import retrieve_all
 from probe.sources import load_corpus
 from probe.tiny import tiny_model, tiny_tokenizer
 
+ROOT = Path(__file__).resolve().parents[1]
 ROWS = {"deu_Latn": 62, "spa_Latn": 110}
 CPU = torch.device("cpu")
 
@@ -525,8 +526,16 @@ def test_the_search_tells_the_mean_loss_of_a_response_token(
 # ---- probing again ---------------------------------------------------------------------------------------------
 
 
+WITHOUT_DRAWING = """
+from types import SimpleNamespace
+import probe.cli
+probe.cli._compare_and_draw = lambda *_, **__: SimpleNamespace(as_json=dict)
+probe.cli.main()
+"""
+
+
 def test_reprobe_asks_what_the_base_was_asked(
-    two_adapters: tuple[Path, Path], toy: ParallelCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_adapters: tuple[Path, Path], toy: ParallelCorpus, tmp_path: Path
 ) -> None:
     """Where nothing is as by default: of every setting only the adapter is another. The drawing is left out."""
     text = tmp_path / "text"
@@ -539,10 +548,12 @@ def test_reprobe_asks_what_the_base_was_asked(
     base = retrieve_all(
         store, k=3, margin="distance", backend="torch", device="cpu", pool="last", limit=20, centre=True, controls=False, out=tmp_path / "base"
     )  # fmt: skip
-    monkeypatch.setattr(probe.cli, "_compare_and_draw", lambda *_, **__: SimpleNamespace(as_json=dict))
-    probe.cli.reprobe(
-        base=tmp_path / "base", adapter=str(two_adapters[0]), out=tmp_path / "again", corpus=str(text), backend="torch", device="cpu", draws=100, as_json=True
+    command = ("reprobe", "--base", "base", "--adapter", "task", "--corpus", "text", "--out", "again", "--json")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_DRAWING, *command, "--backend", "torch", "--device", "cpu"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     again = RetrievalResult.load(tmp_path / "again" / "result")
     assert (again.languages, again.rows, sorted(again.layers)) == (base.languages, 20, [1, 3])
     assert not again.controls
@@ -550,5 +561,5 @@ def test_reprobe_asks_what_the_base_was_asked(
     models = [dict(each.pop("model")) for each in settings]
     assert {name for name in models[0] if models[0][name] != models[1][name]} == {"adapter"}
     changed = {name for name in settings[0].keys() | settings[1].keys() if settings[0].get(name) != settings[1].get(name)}  # fmt: skip
-    assert changed == set(), {name: [each.get(name) for each in settings] for name in changed}
+    assert changed == {"command", "store"}, {name: [each.get(name) for each in settings] for name in changed}
     assert (again.settings["pooling"], again.settings["dtype"]) == ("last", "bfloat16")
