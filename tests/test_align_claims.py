@@ -406,6 +406,7 @@ def test_what_a_killed_run_noted_after_its_checkpoint_is_noted_once(make: MakeRe
     assert [note["update"] for note in notes] == [0, 1, 2, 2, 3, 4, 4]
 
 
+@pytest.mark.filterwarnings("ignore:.*no supported trackers")
 def test_a_tracker_is_told_what_the_log_is(make: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether or not TensorBoard is installed: what accelerate would hand on to it."""
     told: list[tuple[int, dict[str, float]]] = []

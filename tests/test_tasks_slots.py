@@ -233,7 +233,7 @@ def test_a_malformed_row_of_a_parquet_file(tmp_path: Path, change: dict[str, Any
         ("en-US.jsonl", b"\n[1]", "en-US.jsonl line 2 is no JSON object"),
         ("en-US.jsonl", b'{"id": "\xff"}', "en-US.jsonl line 1 is not valid UTF-8"),
         ("en-US.jsonl.gz", b"{}", "en-US.jsonl.gz cannot be read"),
-        ("en-US.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "en-US.jsonl.gz cannot be read"),
+        ("en-US.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], "en-US.jsonl.gz cannot be read"),
         ("en-US.parquet", b"{}", "en-US.parquet cannot be read"),
         ("en-US.txt", b"quiet", "holds no MASSIVE data"),
     ],
