@@ -131,8 +131,8 @@ def _jsonl(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
 def _named_task(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
     """Of slots and entities their own splits.
 
-    Of translations those without a sentence of the probe's corpus, which the counts tell, and a tenth of them by hash for
-    development, since ALMA's own sets leave out Icelandic.
+    Of translations those without a sentence of the probe's corpus, which the counts tell, and a tenth of them by hash of
+    the id, which both directions share, for development: ALMA's own sets leave out Icelandic.
     """
     name, data, langs = recipe.task.name, Path(str(recipe.task.data)), recipe.task.langs
     task = task_named(name, recipe.task.style)
@@ -146,7 +146,9 @@ def _named_task(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
 
 
 def _example(row: TaskRow) -> Example:
-    return Example((*row.prompt, Message("assistant", row.target)), f"{row.language} row {row.id}", row.language)
+    return Example(
+        (*row.prompt, Message("assistant", row.target)), f"{row.language} row {row.id}", row.language, row.id
+    )
 
 
 def _refuse_unknown(ids: Iterable[np.ndarray], source: ModelSource) -> None:

@@ -53,6 +53,8 @@ class Example:
     """File and line, for messages."""
     language: str = ""
     """FLORES-200 code or direction, where it is known."""
+    key: str = ""
+    """Examples of one key are on one side of a split; empty: those of one prompt."""
 
     @property
     def prompt(self) -> str:
@@ -147,18 +149,19 @@ def _message(turn: Any, where: str) -> Message:
 def split_examples(
     examples: Sequence[Example], share: float = 0.1, least: int = 20
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Training and development: a tenth by hash of the prompt, see `align.sampling.development_rows`.
+    """Training and development: a tenth by hash of the key, else the prompt, see `align.sampling.development_rows`.
 
     Raises:
         AlignError: too few examples to hold some out.
     """
-    held_out = development_rows([example.prompt for example in examples], share, least)
+    keys = [example.key or example.prompt for example in examples]
+    held_out = development_rows(keys, share, least)
     train, development = (
         tuple(example for example, out in zip(examples, held_out, strict=True) if out == side) for side in (False, True)
     )
     if not train or not development:
         raise AlignError(
-            f"{len(examples)} examples, {len({example.prompt for example in examples})} of different prompts",
+            f"{len(examples)} examples, {len(set(keys))} of different prompts",
             f"{2 * least} or more, so that some can be held out",
             "give more task data, or a development file of its own (task.dev)",
         )

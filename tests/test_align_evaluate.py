@@ -181,3 +181,19 @@ def test_contradictory_settings_of_a_task_are_refused(massive: Path) -> None:
         with pytest.raises(AlignError) as refused:
             made(massive, *changes)
         assert told in str(refused.value)
+
+
+def test_both_directions_of_a_translation_are_on_one_side_of_the_split(tmp_path: Path) -> None:
+    place = tmp_path / "alma"
+    place.mkdir()
+    for code, word in (("de", "Zeile"), ("en", "line")):
+        (place / f"train.de-en.{code}").write_text("".join(f"{word} {n}\n" for n in range(120)))
+    recipe = load_recipe(
+        "align",
+        ("alternation=task", "task.name=translation", f"task.data={place}", "task.langs=de", "task.keep_overlap=true"),
+    )
+    data = make_plan(recipe, tmp_path / "run", "cpu", False).data.task
+    train, development = ({where.split()[-1] for where in part.where} for part in (data.train, data.development))
+    assert (len(train) + len(development), train & development) == (120, set())
+    assert set(data.development.languages) == {"deu_Latn-eng_Latn", "eng_Latn-deu_Latn"}
+    assert len(data.development.where) == 2 * len(development)

@@ -30,6 +30,7 @@ HOMES = {
     "peft": {"align/adapter.py"},
     "datasets": {"probe/sources.py"},
     "typer": {"probe/cli.py"},
+    "sacrebleu": {"align/tasks/bleu.py"},
 }
 """Library -> the modules that may import it."""
 
