@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -137,23 +138,25 @@ def _all(decoder: _Decoder, batch: int | None, note: Callable[[str], object]) ->
         note(f"{type(decoder.model).__name__} cannot be padded: one row at a time")
     while todo:
         rows = sorted(todo, key=lambda row: (-len(decoder.prompts[row]), row))
-        most = batch or max(1, min(len(rows), budget // decoder.longest(rows)))
+        budget = min(budget, len(rows) * decoder.longest(rows))
         try:
-            for answer in decoder.answers(rows, most):
+            for answer in decoder.answers(rows, batch, budget):
                 todo.remove(answer.index)
                 yield answer
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-            if batch is not None or most == 1:
+            if batch is not None or budget <= decoder.longest(rows):
                 raise AlignError(
-                    f"out of memory with {most} rows at once",
+                    f"out of memory with {batch or 1} rows at once",
                     "a batch that fits",
-                    f"give --batch {most // 2}" if most > 1 else "give --dtype bf16, or a smaller --max-new-tokens",
+                    f"give --batch {batch // 2}" if batch and batch > 1 else "give --dtype bf16, or a smaller model",
                 ) from None
-            budget = most // 2 * decoder.longest(rows)
-            note(f"out of memory: going on with {most // 2} rows at once")
-        if torch.cuda.is_available():
+            budget //= 2
+            note(f"out of memory: going on with {budget} tokens a batch")
+        if (
+            torch.cuda.is_available()
+        ):  # only here, after `except`, has the traceback let go of the failed pass's tensors
             torch.cuda.empty_cache()
 
 
@@ -266,13 +269,14 @@ class _Decoder:
         self.movable = common and (self.takes_positions or model.config.model_type in _ALIBI)
         self.windows = [window for layer in layers if (window := _window(layer)) is not None]
 
-    def answers(self, rows: Sequence[int], most: int) -> Iterator[Generated]:
-        """Answers of these rows, read in this order, at most `most` at once."""
+    def answers(self, rows: Sequence[int], batch: int | None, budget: int) -> Iterator[Generated]:
+        """Answers of these rows, read in this order: `batch` of them at once, or as many as `budget` tokens hold."""
         self._read_prefix(rows)
-        group = max(1, most // 4)  # new rows come together: read alone, a row takes longer
         waiting = deque(rows)
         running = none = _Rows([], [], None, torch.empty(0, dtype=torch.long, device=self.device))
         while waiting or running:
+            most = batch or max(1, budget // self.longest([*running.numbers, *islice(waiting, 1)]))
+            group = max(1, most // 4)  # new rows come together: read alone, a row takes longer
             if waiting and most - len(running) >= group:
                 new = self._read(self._taken(waiting, group))
             else:
@@ -390,9 +394,7 @@ class _Decoder:
 
 def _common(prompts: Sequence[np.ndarray]) -> int:
     """Number of tokens with which all begin, such that each goes on."""
-    first, last = (
-        each(map(tuple, prompts)) for each in (min, max)
-    )  # in lexicographic order all others are between them
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # by token: all others are between them
     same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return min(same, min(map(len, prompts)) - 1)
 

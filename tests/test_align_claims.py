@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 import align.plan
+import align.train
 from align.adapter import attach
 from align.data import TrainingData, read_training_data
 from align.examples import encode_examples, read_examples
 from align.loss import info_nce
 from align.merge import Method, merge_adapters
-from align.pairs import PairSet, split_development
+from align.pairs import PairSet, read_pairs, split_development
 from align.plan import make_plan
 from align.recipe import Recipe, load_recipe
 from align.sampling import development_rows
@@ -40,6 +41,7 @@ from probe.model import ModelSource, load_causal
 from probe.results import RetrievalResult
 from probe.retrieve import retrieve_all
 from probe.sources import load_corpus
+from probe.store import ActivationStore
 from probe.tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +51,7 @@ CPU = torch.device("cpu")
 MakeRecipe = Callable[..., Recipe]
 Read = Callable[..., TrainingData]
 RunProbe = Callable[..., CompletedProcess[str]]
+Called = Callable[..., CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +199,14 @@ def test_both_directions_of_a_pair_without_english_hold_out_the_same_rows() -> N
     assert [each.shared for each in counts] == [0, 0]
 
 
+def test_tables_of_other_languages_are_left_aside(tmp_path: Path) -> None:
+    """Also where only their first line tells."""
+    for name, code in (("first", "deu"), ("second", "spa")):
+        (tmp_path / f"{name}.tsv").write_text(f"{code}\teng\n{code} a\tone\n{code} b\ttwo\n", encoding="utf-8")
+    assert [each.name for each in read_pairs(tmp_path)] == ["deu_Latn-eng_Latn", "spa_Latn-eng_Latn"]
+    assert [each.name for each in read_pairs(tmp_path, "deu")] == ["deu_Latn-eng_Latn"]
+
+
 # ---- losses ----------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +264,17 @@ def test_development_losses_are_means_over_tokens_and_over_pairs(training: Calla
     assert losses["loss"] == losses["task"] + losses["align"]
 
 
+def test_development_negatives_are_those_of_a_micro_batch(
+    training: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the training gathers, since every rank goes over all rows."""
+    made = training("alternation=align", "align.gather_negatives=true")
+    alone = made.evaluate(0)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    monkeypatch.setattr(align.train, "gather_object", lambda *_: pytest.fail("negatives were gathered"))
+    assert made.evaluate(0) == alone
+
+
 # ---- updates ---------------------------------------------------------------------------------------------------
 
 
@@ -296,17 +318,19 @@ def test_an_alignment_update_leaves_the_blocks_above_its_layer_as_the_task_left_
     assert moved == {1, 2}
 
 
-def test_dropout_is_on_in_updates_and_off_in_evaluation(training: Callable[..., Training]) -> None:
-    """An update after an evaluation included."""
+def test_dropout_and_graphs_are_of_updates_alone(training: Callable[..., Training]) -> None:
+    """Of one after an evaluation too."""
     made = training("alternation=align", "lora.dropout=0.5", "align.layers=4")
-    changed: list[bool] = []
+    seen: set[tuple[bool, bool]] = set()
     dropout = next(module for module in made.trainable.model.modules() if isinstance(module, torch.nn.Dropout))
-    dropout.register_forward_hook(lambda module, given, output: changed.append(not torch.equal(output, given[0])))
+    dropout.register_forward_hook(
+        lambda module, given, output: seen.add((not torch.equal(output, given[0]), torch.is_grad_enabled()))
+    )
     assert made.evaluate(0) == made.evaluate(0)
-    assert set(changed) == {False}
-    changed.clear()
+    assert seen == {(False, False)}
+    seen.clear()
     made.step(0)
-    assert set(changed) == {True}
+    assert seen == {(True, True)}
 
 
 def test_a_cached_chunk_is_all_that_has_a_graph(
@@ -350,6 +374,29 @@ def test_the_seed_decides_the_start(what: str, training: Callable[..., Training]
     first, again, other = start(98, 1), start(99, 1), start(98, 2)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_ranks_start_from_one_adapter_with_dropout_of_their_own(
+    training: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(Accelerator, "process_index", rank)
+        starts.append((values(training("alternation=align")), torch.rand(4)))
+    assert all(torch.equal(value, starts[1][0][name]) for name, value in starts[0][0].items())
+    assert not torch.equal(starts[0][1], starts[1][1])
+
+
+def test_bf16_training_narrows_the_products_of_the_adapter_and_not_the_adapter(
+    training: Callable[..., Training],
+) -> None:
+    made = training("alternation=align", "dtype=bf16")
+    layer = made.trainable.loaded.blocks[0].self_attn.q_proj.lora_A["default"]
+    dtypes: set[torch.dtype] = set()
+    layer.register_forward_hook(lambda module, given, output: dtypes.add(output.dtype))
+    made.step(0)
+    assert dtypes == {torch.bfloat16}
+    assert layer.weight.dtype == torch.float32
 
 
 def test_the_lora_is_as_the_recipe_says(training: Callable[..., Training]) -> None:
@@ -437,6 +484,54 @@ def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(make: MakeReci
     with pytest.raises(AlignError, match=r"holds a run with another model\.weights \(\w+, now \w+\); expected"):
         train(recipe, out, device="cpu")
     assert (out / "adapter_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "before", "now"), [("processes", 2, 1), ("dtype", "bfloat16", "float32")])
+def test_a_run_does_not_go_on_elsewhere_with_what_its_recipe_leaves_open(
+    name: str, before: Any, now: Any, make: MakeRecipe, tmp_path: Path
+) -> None:
+    """As one that was begun by two processes, or where `dtype: auto` meant another."""
+    recipe = make("alternation=align", "updates=1")
+    train(recipe, tmp_path, device="cpu")
+    begun = json.loads((tmp_path / "recipe.json").read_text(encoding="utf-8"))
+    assert begun[name] == now
+    (tmp_path / "recipe.json").write_text(json.dumps({**begun, name: before}), encoding="utf-8")
+    with pytest.raises(AlignError, match=rf"holds a run with another {name} \({before}, now {now}\); expected"):
+        train(recipe, tmp_path, device="cpu")
+
+
+def test_patience_goes_on_where_a_killed_run_was(
+    make: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first evaluation is the best; killed after one that is not, the run stops after one more."""
+
+    def worse(self: Training, update: int) -> dict[str, float]:
+        return {"align": float(update), "loss": float(update)}
+
+    def killed(note: dict[str, Any]) -> None:
+        if note["update"] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "evaluate", worse)
+    recipe = make("alternation=align", "updates=20", "evaluate_every=1", "patience=2", "batch=6")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path, device="cpu", observe=killed)
+    result = train(recipe, tmp_path, device="cpu")
+    assert (result.updates, result.best_update, result.development["loss"]) == (3, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")]
+)
+def test_every_end_of_memory_names_what_to_lower(
+    error: Exception, make: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: Training, update: int) -> Any:
+        raise error
+
+    monkeypatch.setattr(Training, "step", step)
+    with pytest.raises(AlignError, match=r"out of memory at micro_batch 6; .*give --set .*micro_batch=3"):
+        train(make("alternation=align"), tmp_path, device="cpu")
 
 
 def test_a_folder_without_write_permission_is_refused_at_once(
@@ -527,16 +622,28 @@ def test_the_search_tells_the_mean_loss_of_a_response_token(
 # ---- probing again ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def called(tmp_path: Path) -> Called:
+    """The command line after some lines of Python, in a process of its own."""
+
+    def call(before: str, *arguments: str) -> CompletedProcess[str]:
+        command = [sys.executable, "-c", f"import probe.cli\n{before}\nprobe.cli.main()", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    return call
+
+
 WITHOUT_DRAWING = """
 from types import SimpleNamespace
-import probe.cli
-probe.cli._compare_and_draw = lambda *_, **__: SimpleNamespace(as_json=dict)
-probe.cli.main()
+probe.cli._compare_and_draw = lambda *given, **_: SimpleNamespace(as_json=lambda: {"given": list(map(str, given))})
 """
 
 
 def test_reprobe_asks_what_the_base_was_asked(
-    two_adapters: tuple[Path, Path], toy: ParallelCorpus, tmp_path: Path
+    two_adapters: tuple[Path, Path], toy: ParallelCorpus, tmp_path: Path, called: Called
 ) -> None:
     """Where nothing is as by default: of every setting only the adapter is another. The drawing is left out."""
     text = tmp_path / "text"
@@ -549,12 +656,10 @@ def test_reprobe_asks_what_the_base_was_asked(
     base = retrieve_all(
         store, k=3, margin="distance", backend="torch", device="cpu", pool="last", limit=20, centre=True, controls=False, out=tmp_path / "base"
     )  # fmt: skip
-    command = ("reprobe", "--base", "base", "--adapter", "task", "--corpus", "text", "--out", "again", "--json")
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_DRAWING, *command, "--backend", "torch", "--device", "cpu"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    command = ("reprobe", "--base", "base", "--adapter", "task", "--corpus", "text", "--aligned", "rus_Cyrl")
+    done = called(WITHOUT_DRAWING, *command, "--out", "again", "--backend", "torch", "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr
+    assert {"base", "again/result", "task", "rus_Cyrl"} <= set(json.loads(done.stdout)["given"])
     again = RetrievalResult.load(tmp_path / "again" / "result")
     assert (again.languages, again.rows, sorted(again.layers)) == (base.languages, 20, [1, 3])
     assert not again.controls
@@ -564,3 +669,31 @@ def test_reprobe_asks_what_the_base_was_asked(
     changed = {name for name in settings[0].keys() | settings[1].keys() if settings[0].get(name) != settings[1].get(name)}  # fmt: skip
     assert changed == {"command", "store"}, {name: [each.get(name) for each in settings] for name in changed}
     assert (again.settings["pooling"], again.settings["dtype"]) == ("last", "bfloat16")
+
+
+OF_THREE_LANGUAGES = """
+import probe.sources
+load = probe.sources.load_corpus
+probe.sources.load_corpus = lambda name, *rest: load(name, *rest or ("eng_Latn,deu_Latn,cym_Latn",))
+def drawn(*given, **options):
+    raise SystemExit(0)
+probe.cli._compare_and_draw = drawn
+"""
+
+
+def test_the_demo_aligns_the_middle_on_one_half_and_probes_the_adapter_on_the_other(
+    everyday: ParallelCorpus, tmp_path: Path, called: Called
+) -> None:
+    """Of three languages, and up to the drawing."""
+    done = called(OF_THREE_LANGUAGES, "demo", "--updates", "1")
+    assert done.returncode == 0, done.stderr
+    demo = tmp_path / "demo"
+    assert json.loads((demo / "adapter" / "recipe.json").read_text(encoding="utf-8"))["layers"] == [2]
+    base, aligned = (ActivationStore.open(demo / f"{name}-store") for name in ("base", "aligned"))
+    assert base.manifest["model"]["adapter"] is None
+    assert aligned.manifest["model"]["adapter"] is not None
+    for code in ("eng_Latn", "deu_Latn", "cym_Latn"):
+        trained = (demo / "train-text" / f"{code}.txt").read_text(encoding="utf-8").splitlines()
+        probed = aligned.text(code) or ()
+        assert len(trained) == len(probed) == 64
+        assert sorted([*trained, *probed]) == sorted(everyday.sentences[code])

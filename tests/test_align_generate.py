@@ -369,7 +369,8 @@ def test_where_memory_runs_out_the_batch_is_halved(monkeypatch: pytest.MonkeyPat
     notes: list[str] = []
     with short_of_memory(model, 3) as seen:
         assert run(model, loaded, prompts, note=notes.append) == wanted
-    assert notes[:2] == ["out of memory: going on with 5 rows at once", "out of memory: going on with 2 rows at once"]
+    longest = 30 + NEW
+    assert notes[:2] == [f"out of memory: going on with {11 * longest // n} tokens a batch" for n in (2, 4)]
     assert max(rows for rows, _ in seen) <= 3
 
 
@@ -387,11 +388,15 @@ def test_a_given_batch_is_not_changed() -> None:
 
 
 def test_rows_at_once_fit_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as it holds of the longest under way: a long prompt does not narrow the batch of the short ones."""
     model, loaded = causal()
-    monkeypatch.setitem(AUTO_BATCH_TOKENS, "cpu", 5 * (30 + NEW))
+    monkeypatch.setitem(AUTO_BATCH_TOKENS, "cpu", 5 * (36 + NEW))
     with watched(model) as seen:
-        run(model, loaded, prompts_of([30] * 12), stop_ids=[])
+        run(model, loaded, prompts_of([36] * 12), stop_ids=[])
     assert max(rows for rows, _ in seen) == 5
+    with watched(model) as seen:
+        run(model, loaded, prompts_of([36, *[6] * 40]), stop_ids=[])
+    assert max(rows for rows, _ in seen) == 5 * (36 + NEW) // (6 + NEW)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------
