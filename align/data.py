@@ -11,7 +11,7 @@ import numpy as np
 
 from align.batches import ExampleRows, PairRows, Source
 from align.examples import Example, Message, encode_examples, read_examples, split_examples
-from align.pairs import filter_pairs, read_pairs, split_development
+from align.pairs import FilterCounts, filter_pairs, read_pairs, split_development
 from align.recipe import Recipe
 from align.sampling import ExampleSampler, PairSampler
 from align.tasks import task_named
@@ -64,6 +64,13 @@ def read_training_data(recipe: Recipe, source: ModelSource, rank: int = 0, ranks
     )
 
 
+def _left_out(counts: FilterCounts, allowed: bool) -> str:
+    """For the card: what a model was trained on says nothing when it is probed with it."""
+    if allowed:
+        return "sentences of flores200 were allowed"
+    return f"pairs that hold an English sentence of flores200 dev are left out: {counts.held_out} of {counts.before}"
+
+
 class _Part(NamedTuple):
     """Of one objective."""
 
@@ -80,6 +87,7 @@ def _pairs(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
     train, development, split = split_development(kept)
     longest = min(align.max_length, source.context)
     parts = [PairRows.tokenised(each, source.tokenizer, _pad(source), longest) for each in (train, development)]
+    overlap = {each.pair: _left_out(each, align.allow_flores) for each in filters}
     _refuse_unknown((row for part in parts for sides in part.ids for side in sides for row in side), source)
     return _Part(
         Source(
@@ -89,7 +97,12 @@ def _pairs(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
         ),
         {"filters": [asdict(each) for each in filters], "split": [asdict(each) for each in split]},
         [
-            {"name": f"{each.name} ({each.origin})", "rows": len(each), "licence": _licence(each.origin)}
+            {
+                "name": f"{each.name} ({each.origin})",
+                "rows": len(each),
+                "licence": _licence(each.origin),
+                "overlap": overlap[each.name],
+            }
             for each in train
         ],
         digest([[[each.name, each.sources, each.targets] for each in part] for part in (train, development)]),
@@ -110,10 +123,11 @@ def _task(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
     ]
     _refuse_unknown((ids for part in parts for ids, _ in part.rows), source)
     name = Path(str(recipe.task.data)).name if recipe.task.name == "jsonl" else recipe.task.name
+    overlap = {"overlap": counts["overlap"]["note"]} if "overlap" in counts else {}
     return _Part(
         Source(parts[0], parts[1], ExampleSampler(len(train), recipe.seed, rank, ranks)),
         {"train": len(train), "development": len(development), **counts},
-        [{"name": name, "rows": len(train), "licence": "unknown"}],
+        [{"name": name, "rows": len(train), "licence": "unknown", **overlap}],
         digest([[[ids.tolist(), labels.tolist()] for ids, labels in part.rows] for part in parts]),
     )
 
@@ -141,7 +155,7 @@ def _named_task(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
     rows = task.rows(data, "train", langs)
     if name == "translation":
         rows, overlap = without_overlap(rows, keep=recipe.task.keep_overlap)
-        return *split_examples(tuple(map(_example, rows))), {"overlap": asdict(overlap)}
+        return *split_examples(tuple(map(_example, rows))), {"overlap": {**asdict(overlap), "note": overlap.note}}
     return tuple(map(_example, rows)), tuple(map(_example, task.rows(data, "dev", langs))), {}
 
 

@@ -172,9 +172,15 @@ def _rows(counts: Mapping[str, Any]) -> str:
         each = ", ".join(f"{part['pair']} {part['train']}" for part in pairs["split"])
         dropped = sum(part["before"] - part["after"] for part in pairs["filters"])
         held_out = sum(part["development"] for part in pairs["split"])
-        told.append(f"pairs to train on: {each}; {held_out} for development, {dropped} dropped by the filters")
+        evaluated = sum(part["held_out"] for part in pairs["filters"])
+        told.append(
+            f"pairs to train on: {each}; {held_out} for development, {dropped} dropped by the filters, {evaluated} of "
+            "them for a sentence of flores200"
+        )
     if task := counts.get("task"):
         told.append(f"task examples: {task['train']} to train on, {task['development']} for development")
+        if overlap := task.get("overlap"):
+            told.append(overlap["note"])
     return "; ".join(told)
 
 

@@ -210,8 +210,13 @@ def test_evaluation_sentences_within_other_text_are_left_out_and_counted(
     assert counts["held_out"] + counts["multi_sentence"] == 30
     assert counts["held_out"] > 20
     assert counts["after"] == 50
-    (kept,) = read(f"align.pairs=[{place}]", "alternation=align", "align.allow_flores=true").counts["pairs"]["filters"]
+    assert [each["overlap"] for each in data.described] == [
+        f"pairs that hold an English sentence of flores200 dev are left out: {counts['held_out']} of 80"
+    ]
+    allowed = read(f"align.pairs=[{place}]", "alternation=align", "align.allow_flores=true")
+    (kept,) = allowed.counts["pairs"]["filters"]
     assert (kept["held_out"], kept["after"]) == (0, 50 + counts["held_out"])
+    assert [each["overlap"] for each in allowed.described] == ["sentences of flores200 were allowed"]
 
 
 def test_the_only_row_for_development_has_no_negatives(read: Read, tmp_path: Path) -> None:

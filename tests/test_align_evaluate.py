@@ -183,6 +183,31 @@ def test_contradictory_settings_of_a_task_are_refused(massive: Path) -> None:
         assert told in str(refused.value)
 
 
+def test_what_the_probe_corpus_has_in_common_with_training_text_is_on_the_screen_and_in_the_card(
+    run_probe: RunProbe, tmp_path: Path
+) -> None:
+    """Of 120 pairs 7 are rows of the probed corpus; the same once more with what the paper's recipe needs."""
+    for folder, name in (("flores200/dev", "{}.dev"), ("alma", "train.deu_Latn-eng_Latn.{}")):
+        (tmp_path / folder).mkdir(parents=True)
+        for code in ("deu_Latn", "eng_Latn"):
+            first, count = (0, 997) if "dev" in name else (990, 120)
+            lines = "".join(f"{code} sentence {number}\n" for number in range(first, first + count))
+            (tmp_path / folder / name.format(code)).write_text(lines)
+    changes = ("alternation=task", "task.name=translation", "task.data=alma", "task.langs=de", "updates=1", "batch=2", "micro_batch=2")  # fmt: skip
+    sets = [part for change in changes for part in ("--set", change)]
+    for out, more, told, left in (
+        ("clean", (), "are left out", 2 * 113),
+        ("kept", ("--allow-flores-training",), "are kept", 2 * 120),
+    ):
+        note = f"training rows that hold a sentence of flores200 dev {told}: deu_Latn-eng_Latn 7 of 120, eng_Latn-deu_Latn 7 of 120"  # fmt: skip
+        done = run_probe("train", "--recipe", "align", *sets, *more, "--device", "cpu", "--out", out, env={"OMP_NUM_THREADS": "1", "MIDPROBE_DATA": str(tmp_path)})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert note in done.stderr
+        assert note in (tmp_path / out / "README.md").read_text()
+        rows = json.loads((tmp_path / out / "training.json").read_text())["rows"]["task"]
+        assert rows["train"] + rows["development"] == left
+
+
 def test_both_directions_of_a_translation_are_on_one_side_of_the_split(tmp_path: Path) -> None:
     place = tmp_path / "alma"
     place.mkdir()

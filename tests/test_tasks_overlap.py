@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,7 @@ def test_alma_holds_the_dev_split_as_its_last_rows(
     assert (overlap.before, overlap.found) == ({name: len(rows)}, {name: 997})
     assert asdict(overlap)["before"] == {name: len(rows)}, "as a log keeps it"
     assert overlap.note == (
-        f"training rows that hold a sentence of flores200 dev: {name} 997 of {len(rows)}; "
+        f"training rows that hold a sentence of flores200 dev are left out: {name} 997 of {len(rows)}; "
         "devtest could not be read and was not looked for"
     )
 
@@ -55,7 +55,7 @@ def test_test_sets_hold_none(shared_data: Path, monkeypatch: pytest.MonkeyPatch)
     kept, overlap = without_overlap(rows)
     assert kept == rows
     assert not any(overlap.found.values())
-    assert ": none; devtest" in overlap.note
+    assert "are left out: none was found; devtest" in overlap.note
 
 
 def test_a_row_goes_by_either_side() -> None:
@@ -71,11 +71,12 @@ def test_a_row_goes_by_either_side() -> None:
     assert dict(overlap.before) == {"deu_Latn-eng_Latn": 4, "eng_Latn-fra_Latn": 1}
     assert dict(overlap.found) == {"deu_Latn-eng_Latn": 2, "eng_Latn-fra_Latn": 1}
     assert overlap.note == (
-        "training rows that hold a sentence of probed dev: deu_Latn-eng_Latn 2 of 4, eng_Latn-fra_Latn 1 of 1"
+        "training rows that hold a sentence of probed dev are left out: deu_Latn-eng_Latn 2 of 4, eng_Latn-fra_Latn 1 of 1"
     )
     everything, same = without_overlap(rows, PROBED, keep=True)
     assert everything == tuple(rows)
-    assert same == overlap
+    assert same == replace(overlap, kept=True)
+    assert "sentence of probed dev are kept: deu_Latn-eng_Latn 2 of 4" in same.note
 
 
 def test_an_instruction_is_no_training_text() -> None:

@@ -60,12 +60,16 @@ class Overlap:
     """How many of these hold a held-out sentence."""
     doubts: tuple[str, ...]
     """Why there may be more."""
+    kept: bool
+    """Whether they were left in."""
 
     @property
     def note(self) -> str:
         """What was found, for people."""
         each = ", ".join(f"{name} {count} of {self.before[name]}" for name, count in self.found.items() if count)
-        return "; ".join((f"training rows that hold a sentence of {self.corpus}: {each or 'none'}", *self.doubts))
+        done = "kept" if self.kept else "left out"
+        told = f"training rows that hold a sentence of {self.corpus} are {done}: {each or 'none was found'}"
+        return "; ".join((told, *self.doubts))
 
 
 def normal(text: str) -> str:
@@ -152,7 +156,7 @@ def without_overlap(
     holds = [not against.sentences.isdisjoint(_texts(row)) for row in rows]
     before = Counter(row.language for row in rows)
     found = Counter(row.language for row, held in zip(rows, holds, strict=True) if held)
-    overlap = Overlap(against.name, dict(before), {name: found[name] for name in before}, against.doubts)
+    overlap = Overlap(against.name, dict(before), {name: found[name] for name in before}, against.doubts, keep)
     kept = tuple(row for row, held in zip(rows, holds, strict=True) if keep or not held)
     if rows and not kept:
         raise AlignError(
