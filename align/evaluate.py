@@ -18,7 +18,7 @@ from data_manifests.published import language_groups
 from probe.device import choose_device, choose_dtype
 from probe.errors import AlignError
 from probe.model import has_lm_head, load_causal, open_model
-from probe.provenance import command, versions
+from probe.provenance import command, digest, versions
 from probe.store import write_json
 
 Observer = Callable[[str, int, int], object]
@@ -34,9 +34,11 @@ class Answers:
     texts: tuple[str, ...]
     """One a row, in the rows' order."""
     made: Mapping[str, Any]
-    """What decided them, as JSON values: model, adapter, stop tokens, dtype, ..."""
+    """What decided them, as JSON values: model, adapter, stop tokens, dtype, ..., and the digest of all rendered prompts."""
     counts: Mapping[str, int]
     """Rows that stopped at the most new tokens or at the end of the context, and near ties."""
+    near_ties: tuple[str, ...]
+    """The rows that another batch may answer otherwise, as `deu_Latn row 12`; see `align.generate.Generated`."""
 
 
 def answer_rows(
@@ -103,12 +105,14 @@ def answer_rows(
                 observe(language, len(file.answers), len(asked))
             answered |= {(language, each.id): each for each in file.in_order()}
     every = [answered[row.language, row.id] for row in rows]
+    near_ties = tuple(_where(row) for row, each in zip(rows, every, strict=True) if each.near_tie)
     counts = {
         "stopped by length": sum(each.stopped == "length" for each in every),
         "stopped by the context": sum(each.stopped == "context" for each in every),
-        "near ties": sum(each.near_tie for each in every),
+        "near ties": len(near_ties),
     }
-    return Answers(tuple(each.text for each in every), made, counts)
+    made["prompts"] = digest([prompt.digest for prompt in prompts])
+    return Answers(tuple(each.text for each in every), made, counts, near_ties)
 
 
 def _where(row: TaskRow) -> str:

@@ -654,7 +654,8 @@ def evaluate(
                 revision=revision, max_new_tokens=max_new_tokens, batch=batch, device=device, dtype=dtype,
                 trust_remote_code=trust_remote_code, observe=progress, note=progress.note,
             )  # fmt: skip
-        answers, made = answered.texts, {**made, **answered.made, "answers": dict(answered.counts)}
+        made |= {**answered.made, "answers": dict(answered.counts), "near_ties": list(answered.near_ties)}
+        answers = answered.texts
     else:
         answers = read_predictions(cast(Path, predictions), rows)
         made["predictions"] = cast(Path, predictions).name

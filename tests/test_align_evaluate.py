@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from align.batches import on
+from align.evaluate import answer_rows
 from align.plan import make_plan
 from align.recipe import Recipe, load_recipe
+from align.tasks.slots import Slots
 from align.train import Training
 from analysis.scores import read_scores
 from probe.errors import AlignError
@@ -59,6 +61,8 @@ def test_a_model_answers_is_scored_and_goes_on_after_a_kill(run_probe: RunProbe,
     told = json.loads(done.stdout)
     assert (told["task"], told["main"]) == ("slots", "strict-f1")
     assert {each["language"] for each in told["scores"]} == {"eng_Latn", "swh_Latn", "(mean)"}
+    assert len(told["made"]["near_ties"]) == told["made"]["answers"]["near ties"]
+    assert len(told["made"]["prompts"]) == 64
     out = tmp_path / "scores"
     assert read_scores(out / "scores.csv").values.keys() == {"eng_Latn", "swh_Latn"}
     assert read_scores(out / "scores.csv").groups == {"eng_Latn": "supervised", "swh_Latn": "transfer"}
@@ -80,6 +84,24 @@ def test_a_model_answers_is_scored_and_goes_on_after_a_kill(run_probe: RunProbe,
     other = evaluated(run_probe, massive, *how[:3], "7", *how[4:])
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert "max_new_tokens (6, now 7)" in other.stderr
+
+
+@pytest.mark.parametrize(("gap", "which"), [(-1.0, slice(0)), (float("inf"), slice(None))])
+def test_rows_of_near_ties_are_listed_and_prompts_have_a_digest(
+    massive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap: float, which: slice
+) -> None:
+    monkeypatch.setattr("align.generate.NEAR_TIE", gap)
+    said = {}
+    for style in ("fine-tuned", "as-run"):
+        task = Slots(style)
+        rows = task.rows(massive, "test", "en,sw", limit=3)
+        how = {"model": "builtin:tiny", "max_new_tokens": 2, "device": "cpu", "dtype": "fp32"}
+        said[style] = answer_rows(task, rows, tmp_path / style, **how)
+        assert said[style].near_ties == tuple(f"{row.language} row {row.id}" for row in rows)[which]
+        assert said[style].counts["near ties"] == len(said[style].near_ties)
+        again = answer_rows(task, rows, tmp_path / style, **how)
+        assert again == said[style]
+    assert said["fine-tuned"].made["prompts"] != said["as-run"].made["prompts"]
 
 
 def test_answers_that_exist_are_scored_without_a_model(run_probe: RunProbe, massive: Path, tmp_path: Path) -> None:
