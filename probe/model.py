@@ -118,7 +118,7 @@ def open_model(
     else:
         config, tokenizer = _load_config_and_tokenizer(name, revision, trust_remote_code)
         skeleton = _skeleton(config, trust_remote_code)
-        resolved = getattr(config, "_commit_hash", None)
+        resolved = None if Path(name).is_dir() else _commit(name, revision)
         # A local folder is known by its content: where it lies says nothing, and would tie a store to one machine.
         known_as = name if resolved else Path(name).resolve().name
         weights = None if resolved else folder_digest(Path(name), _WEIGHT_FILES)
@@ -216,6 +216,13 @@ def _load_config_and_tokenizer(name: str, revision: str | None, trust_remote_cod
         config = AutoConfig.from_pretrained(name, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     return config, tokenizer
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The commit of a hub model whose configuration was just read; transformers 5 keeps it in no configuration."""
+    from transformers.utils import cached_file, extract_commit_hash
+
+    return str(extract_commit_hash(cached_file(name, "config.json", revision=revision), None))
 
 
 def _skeleton(config: Any, trust_remote_code: bool) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from align.adapter import LoraSettings, add_lora, save_adapter
 from align.batches import on
 from align.evaluate import answer_rows
 from align.plan import make_plan
@@ -21,6 +22,7 @@ from align.tasks.slots import Slots
 from align.train import Training
 from analysis.scores import read_scores
 from probe.errors import AlignError
+from probe.model import load_causal, open_model
 
 RunProbe = Callable[..., CompletedProcess[str]]
 
@@ -117,6 +119,49 @@ def test_answers_that_exist_are_scored_without_a_model(run_probe: RunProbe, mass
     short = evaluated(run_probe, massive, "--langs", "en", "--limit", "5", "--predictions", "said.txt")
     assert (short.returncode, short.stderr.count("\n")) == (2, 1)
     assert f"{len(rows)} predictions for 5 rows" in short.stderr
+
+
+def test_models_and_adapters_of_the_hub_are_known_by_name_and_commit(
+    run_probe: RunProbe, massive: Path, tmp_path: Path
+) -> None:
+    """As the README evaluates them; from a cache laid out as the hub's own, in which a model has two revisions."""
+    commits = {"main": "a" * 40, "older": "b" * 40}
+
+    def cached(repository: str, revision: str) -> Path:
+        place = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True, exist_ok=True)
+        (place / "refs" / revision).write_text(commits[revision])
+        return place / "snapshots" / commits[revision]
+
+    source = open_model("builtin:tiny")
+    for revision in commits:
+        folder = cached("maker/tiny-chat", revision)
+        model, _ = load_causal(source, torch.float32, torch.device("cpu"))
+        if revision == "older":
+            torch.nn.init.zeros_(model.get_output_embeddings().weight)
+        model.save_pretrained(folder)
+        source.tokenizer.save_pretrained(folder)
+    add_lora(model, LoraSettings(), seed=0)
+    save_adapter(model, cached("maker/tiny-slots", "main"), "maker/tiny-chat", None)
+
+    how = ("--model", "maker/tiny-chat", "--limit", "2", "--max-new-tokens", "3", "--dtype", "fp32", "--json")
+    told = {}
+    for name, more in {
+        "main": (),
+        "older": ("--revision", "older"),
+        "tuned": ("--adapter", "maker/tiny-slots"),
+    }.items():
+        common = ("--task", "slots", "--data", str(massive), "--langs", "en", "--device", "cpu", "--out", name)
+        environment = {"OMP_NUM_THREADS": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+        done = run_probe("evaluate", *common, *how, *more, env=environment)
+        assert done.returncode == 0, done.stderr
+        told[name] = json.loads(done.stdout)["made"]["model"]
+    assert {each["name"] for each in told.values()} == {"maker/tiny-chat"}
+    assert {name: each["revision"] for name, each in told.items()} == {**commits, "tuned": commits["main"]}
+    assert [each["adapter_name"] for each in told.values()] == [None, None, "maker/tiny-slots"]
+    said = {name: (tmp_path / name / "answers" / "eng_Latn.jsonl").read_text() for name in told}
+    assert '"tokens": [0, 0, 0]' in said["older"], "all logits are equal with the weights of that revision"
+    assert '"tokens": [0, 0, 0]' not in said["main"]
 
 
 @pytest.mark.parametrize(
