@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -490,6 +491,12 @@ def test_empty_and_endless_generations() -> None:
         {"rows": 2, "empty": 0, "endless": 1},
         {"rows": 2, "empty": 2, "endless": 0},
     ]
+
+
+def test_endless_blanks_are_read_in_time() -> None:
+    begin = time.perf_counter()
+    assert Translation().parse(f"a{' ' * 100_000}b\n{' ' * 100_000}") == f"a{' ' * 100_000}b"
+    assert time.perf_counter() - begin < 1
 
 
 def test_as_many_answers_as_rows() -> None:

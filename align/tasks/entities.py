@@ -21,19 +21,11 @@ from align.pairs import language_code
 from align.tasks.f1 import Counts, Draws, interval, matched, precision_recall_f1, ratios, total
 from align.tasks.json_answers import FLAWS, read_json
 from align.tasks.task import Score, Scored, TaskRow, refuse_other_length
+from data_manifests.published import language_groups
 from probe.corpus import resolve_languages
 from probe.errors import AlignError
 
 TYPES = ("PER", "LOC", "ORG")
-
-SUPERVISED = ("eng_Latn", "por_Latn", "zho_Hans")
-TRANSFER = ("dan_Latn", "hrv_Latn", "slk_Latn", "srp_Cyrl", "swe_Latn")
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "(supervised)": SUPERVISED,
-    "(transfer)": TRANSFER,
-    "(aligned)": ("dan_Latn", "swe_Latn"),
-}
-"""The paper's groups of languages (Table 8), in the order in which their means are told."""
 
 TREEBANKS = {
     "eng_Latn": "en_ewt",
@@ -45,7 +37,8 @@ TREEBANKS = {
     "srp_Cyrl": "sr_set",
     "swe_Latn": "sv_talbanken",
 }
-"""The part of Universal NER that is taken where there are several of a language: those that have a training set."""
+"""The paper's languages (Table 8), and the part of Universal NER that is taken where there are several of a language: those
+that have a training set."""
 
 TEMPLATE = """\
 Find every named entity in the sentence at the end. There are three types: PER for persons, ORG for organizations and \
@@ -322,7 +315,7 @@ class Entities:
             raise AlignError(f"--limit {limit}", "at least 1 sentence", "give a larger limit")
         files = _files(Path(data), split)
         if langs is None and not Path(data).is_file():
-            langs = ",".join((*SUPERVISED, *TRANSFER))
+            langs = ",".join(TREEBANKS)
         codes = resolve_languages(langs, tuple(files), f"the {split} files of {data}")
         return tuple(
             TaskRow(sentence.id, code, self.prompt(sentence.text), as_json(sentence), sentence)
@@ -358,8 +351,8 @@ class Entities:
         }
 
     def score(self, rows: Sequence[TaskRow], answers: Sequence[str], draws: int = 1000, seed: int = 0) -> Scored:
-        """Micro-F1, strict micro-F1, precision and recall of each language; means over the paper's groups, where all
-        their languages are there, and over all.
+        """Micro-F1, strict micro-F1, precision and recall of each language; means over all, and over the paper's groups, where
+        all their languages are there.
 
         The bootstrap draws the sentences of all languages in one go, as if they were one set, so that a language's number of
         sentences differs a little between draws. Each is drawn for its language alone; only Croatian and Serbian, which hold
@@ -375,8 +368,8 @@ class Entities:
             judged.setdefault(row.language, []).append(_judge(row, self.parse(answer)))
         drawn = Draws.of((one.key for own in judged.values() for one in own), draws, seed)
         results = {code: _result(own, drawn) for code, own in judged.items()}
-        means = {name: codes for name, codes in GROUPS.items() if set(codes) <= set(judged)}
-        means |= {"(mean)": tuple(judged)} if judged else {}
+        groups = {"mean": tuple(judged), **language_groups(self.name)} if judged else {}
+        means = {f"({group})": codes for group, codes in groups.items() if set(codes) <= set(judged)}
         scores = [_score(code, metric, *result) for code, own in results.items() for metric, result in own.items()]
         for name, codes in means.items():
             for metric in results[codes[0]]:

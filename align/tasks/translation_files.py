@@ -29,7 +29,7 @@ _LAYOUTS = (
     "generaltest2023.de-en.src.de with generaltest2023.de-en.ref.refA.en, train.de-en.de with train.de-en.en, "
     "test.de-en.json, de-en/test-00000-of-00001.parquet"
 )
-_LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
+_LINE_BREAK = re.compile(r"[\r\n]")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Translations:
 def one_line(text: str) -> str:
     """The text in one line: each run of line breaks, with the white space around it, is one blank; nothing else is changed
     but white space at the ends."""
-    return _LINE_BREAKS.sub(" ", text.strip())
+    return " ".join(filter(None, map(str.strip, _LINE_BREAK.split(text))))
 
 
 def direction_name(direction: Direction) -> str:
