@@ -565,14 +565,15 @@ def train(
     from probe.progress import TrainingProgress
 
     asked = load_recipe(recipe, changes)
-    if (out / "training.json").exists() and not overwrite:
-        print(f"{out} was finished before; nothing is trained", file=sys.stderr)
+    finished = (out / "training.json").exists() and not overwrite
     with TrainingProgress(asked.updates) as progress:
         result = trained(
             asked, out, device=device, overwrite=overwrite, trust_remote_code=trust_remote_code, observe=progress
         )
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process tells
         return
+    if finished:
+        print(f"{out} was finished before; nothing is trained", file=sys.stderr)
     if as_json:
         _print_json({**asdict(result), "adapter": str(result.adapter)})
     else:

@@ -56,6 +56,8 @@ def test_a_trained_adapter_is_probed_as_the_base_was_and_compared(run_probe: Run
     assert "aligned at block 2, best at update 2 of 2, development loss align" in done.stdout
     assert "pairs to train on: arb_Arab-eng_Latn" in done.stderr
     assert "nothing is trained" in trained(run_probe, "aligned", "align.pairs=[pairs]", "lr=0.05").stderr
+    other = trained(run_probe, "aligned", "align.pairs=[pairs]", "lr=0.06")
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1), "only that it is another recipe"
     command = ("reprobe", "--base", "base", "--adapter", "aligned", "--corpus", "text", "--backend", "torch")
     first = run_probe(*command, "--device", "cpu", "--draws", "200", "--out", "again", "--json", env=ONE_THREAD)
     assert first.returncode == 0, first.stderr
