@@ -1,0 +1,107 @@
+"""A LoRA adapter trained on each task with real data, its answers beside the base model's, and what retrieval says of the scores.
+
+MASSIVE, ALMA and Universal NER to train on, in the paper's supervised languages; the base and the adapted model answer the
+first rows of the test sets in all languages (translation: WMT's); the base model is probed on FLORES-200 in the same
+languages, and its accuracy held against the adapter's scores: `probe correlate`, Figure 1b. Every step is a `probe` command and
+is skipped where its result lies in OUT already. Ends in OUT/TASK.csv and a table a task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+PROBED = "paper35,da,hr,sk,sr,sv"
+"""What the three tasks are scored in, and the rest of the paper's languages."""
+
+
+class Task(NamedTuple):
+    name: str
+    main: str
+    """The metric of its scores."""
+    train: Path
+    test: Path
+    probed: str
+    """Languages of the retrieval that its scores are held against."""
+    tokens: int
+    """At most in an answer."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder, hub id or builtin:tiny")
+    for name, holds in (("massive", "MASSIVE 1.1"), ("alma", "ALMA"), ("wmt", "WMT23"), ("uner", "Universal NER")):
+        parser.add_argument(f"--{name}", type=Path, required=True, help=f"folder of {holds}")
+    parser.add_argument("--tasks", nargs="+", default=["slots", "translation", "entities"])
+    parser.add_argument("--updates", type=int, default=300)
+    parser.add_argument("--limit", type=int, default=200, help="test rows of each language or direction")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, as probe train has it"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+
+    tasks = (
+        Task("slots", "strict-f1", given.massive, given.massive, "slots20", 64),
+        Task("translation", "bleu", given.alma, given.wmt, "mt9,en", 128),
+        Task("entities", "f1", given.uner, given.uner, "en,pt,zh,da,hr,sk,sr,sv", 192),
+    )
+    store = given.out / "store"
+    _probe("extract", "--model", given.model, "--corpus", "flores200", "--langs", PROBED, "--out", store)
+    for task in tasks:
+        if task.name in given.tasks:
+            _run(task, given, store)
+
+
+def _run(task: Task, given: argparse.Namespace, store: Path) -> None:
+    out = given.out / task.name
+    base, tuned, adapter, result = (out / name for name in ("base", "tuned", "adapter", "retrieval"))
+    changes = (
+        f"model={given.model}", "alternation=task", f"task.name={task.name}", f"task.data={task.train}",
+        f"updates={given.updates}", f"evaluate_every={max(1, given.updates // 2)}", *given.set,
+    )  # fmt: skip
+    _probe("train", "--recipe", "align", *(part for each in changes for part in ("--set", each)), "--out", adapter)
+    asked = ("--data", task.test, "--limit", given.limit, "--max-new-tokens", task.tokens)
+    for scores, more in ((base, ()), (tuned, ("--adapter", adapter))):
+        _probe("evaluate", "--task", task.name, "--model", given.model, *more, *asked, "--out", scores)
+    table = _scores([base, tuned], task.main)
+    table.to_csv(given.out / f"{task.name}.csv")
+    print(
+        f"\n**{task.name}, {task.main} in %, the first {given.limit} test rows of each**\n\n| | base | tuned |\n|---|---|---|"
+    )
+    for name, own in table.iterrows():
+        told = ("{:.1f} ({:.1f} to {:.1f})".format(*own[model]) for model in ("base", "tuned"))
+        print(f"| {name} | {' | '.join(told)} |", flush=True)
+    _probe("retrieve", store, "--langs", task.probed, "--out", result)
+    for scores in sorted(tuned.glob("scores*.csv")):
+        report, figures = (out / scores.stem.replace("scores", name) for name in ("correlation", "figures"))
+        if _probe("correlate", result, "--scores", scores, "--layer", "all", "--out", report, needed=False):
+            _probe("figures", result, report, "--out", figures)
+
+
+def _probe(*arguments: object, needed: bool = True) -> bool:
+    """Run a command; whether it was done. One that is not needed may refuse its input: scores that are all alike."""
+    print("probe", *arguments, file=sys.stderr)
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "probe", *map(str, arguments)]
+    done = subprocess.run(command, check=needed, stdout=subprocess.DEVNULL)
+    print(f"  {time.perf_counter() - begin:.0f} s", file=sys.stderr)
+    return done.returncode == 0
+
+
+def _scores(folders: Sequence[Path], metric: str) -> pd.DataFrame:
+    """A row a language or mean; value, low and high in each folder."""
+    frames = {folder.name: pd.read_csv(folder / "metrics.csv", index_col="language") for folder in folders}
+    columns = ["value", "low", "high"]
+    return pd.concat({name: each.loc[each["metric"] == metric, columns] for name, each in frames.items()}, axis=1)
+
+
+if __name__ == "__main__":
+    main()
