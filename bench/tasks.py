@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-PROBED = "paper35,da,hr,sk,sr,sv"
+PROBED = "paper35,da,hr,pt,sk,sr,sv"
 """What the three tasks are scored in, and the rest of the paper's languages."""
 
 
@@ -27,6 +27,9 @@ class Task(NamedTuple):
     main: str
     """The metric of its scores."""
     train: Path
+    trained: str
+    """Languages to train on: the paper's, without Icelandic, of which ALMA has only FLORES-200, and without English entities,
+    whose training set not every copy of Universal NER holds."""
     test: Path
     probed: str
     """Languages of the retrieval that its scores are held against."""
@@ -49,9 +52,9 @@ def main() -> None:
     given = parser.parse_args()
 
     tasks = (
-        Task("slots", "strict-f1", given.massive, given.massive, "slots20", 64),
-        Task("translation", "bleu", given.alma, given.wmt, "mt9,en", 128),
-        Task("entities", "f1", given.uner, given.uner, "en,pt,zh,da,hr,sk,sr,sv", 192),
+        Task("slots", "strict-f1", given.massive, "ar,en,es,ru,zh", given.massive, "slots20", 64),
+        Task("translation", "bleu", given.alma, "cs,de,ru,zh", given.wmt, "mt9,en", 128),
+        Task("entities", "f1", given.uner, "pt,zh", given.uner, "en,pt,zh,da,hr,sk,sr,sv", 192),
     )
     store = given.out / "store"
     _probe("extract", "--model", given.model, "--corpus", "flores200", "--langs", PROBED, "--out", store)
@@ -64,7 +67,7 @@ def _run(task: Task, given: argparse.Namespace, store: Path) -> None:
     out = given.out / task.name
     base, tuned, adapter, result = (out / name for name in ("base", "tuned", "adapter", "retrieval"))
     changes = (
-        f"model={given.model}", "alternation=task", f"task.name={task.name}", f"task.data={task.train}",
+        f"model={given.model}", "alternation=task", f"task.name={task.name}", f"task.data={task.train}", f"task.langs={task.trained}",
         f"updates={given.updates}", f"evaluate_every={max(1, given.updates // 2)}", *given.set,
     )  # fmt: skip
     _probe("train", "--recipe", "align", *(part for each in changes for part in ("--set", each)), "--out", adapter)

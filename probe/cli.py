@@ -644,7 +644,7 @@ def evaluate(
 
     asked = task_named(task, style, comet_python, template)
     rows = asked.rows(data_, split, langs, limit)
-    made: dict[str, Any] = {"data": data_.name, "split": split, "limit": limit}
+    made: dict[str, Any] = {"data": data_.resolve().name, "split": split, "limit": limit}
     if model is not None and out is not None:
         from align.adapter import find_adapter
         from probe.progress import GenerationProgress
