@@ -21,7 +21,7 @@ class Share:
         """`i/N` (i from 0), `slurm` (an array task's place in its array), or None (torchrun's rank, else everything).
 
         Raises:
-            ProbeError: malformed, or `slurm` outside an array.
+            ProbeError: malformed, or `slurm` outside an array or in one whose variables are missing.
         """
         if text is None:
             rank, size = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
@@ -34,9 +34,10 @@ class Share:
             return cls(int(rank), int(size))
         if text == "slurm":
             names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
-            if any(name not in environment for name in names):
+            if missing := [name for name in names if name not in environment]:
+                given = "outside a SLURM array" if len(missing) == len(names) else f"without {', '.join(missing)}"
                 raise ProbeError(
-                    "--shard slurm outside a SLURM array",
+                    f"--shard slurm {given}",
                     f"{', '.join(names)} in the environment",
                     "submit with sbatch --array, or give --shard i/N",
                 )

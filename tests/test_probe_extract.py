@@ -510,6 +510,18 @@ def test_a_slurm_array_with_gaps_is_refused() -> None:
     assert is_one_line(caught.value)
 
 
+@pytest.mark.parametrize("gone", [("MIN",), ("ID",), ("MIN", "MAX")])
+def test_missing_variables_of_a_slurm_array_are_named(gone: tuple[str, ...]) -> None:
+    """As in a container that passes on only some."""
+    missing = [f"SLURM_ARRAY_TASK_{name}" for name in gone]
+    kept = {name: value for name, value in slurm(1, 0, 3, 1, 4).items() if name not in missing}
+    with pytest.raises(ProbeError, match=f"--shard slurm without {', '.join(missing)}; expected") as caught:
+        Share.parse("slurm", kept)
+    assert is_one_line(caught.value)
+    with pytest.raises(ProbeError, match="--shard slurm outside a SLURM array; expected"):
+        Share.parse("slurm", {})
+
+
 def test_a_slurm_array_is_never_implicit() -> None:
     assert Share.parse(None, slurm(2, 0, 3, 1)) == Share(0, 1)
 
