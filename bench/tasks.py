@@ -18,10 +18,6 @@ from typing import NamedTuple
 
 import pandas as pd
 
-PROBED = "paper35,da,hr,pt,sk,sr,sv"
-"""What the three tasks are scored in, and the rest of the paper's languages."""
-
-
 class Task(NamedTuple):
     name: str
     main: str
@@ -56,16 +52,14 @@ def main() -> None:
         Task("translation", "bleu", given.alma, "cs,de,ru,zh", given.wmt, "mt9,en", 128),
         Task("entities", "f1", given.uner, "pt,zh", given.uner, "en,pt,zh,da,hr,sk,sr,sv", 192),
     )
-    store = given.out / "store"
-    _probe("extract", "--model", given.model, "--corpus", "flores200", "--langs", PROBED, "--out", store)
     for task in tasks:
         if task.name in given.tasks:
-            _run(task, given, store)
+            _run(task, given)
 
 
-def _run(task: Task, given: argparse.Namespace, store: Path) -> None:
+def _run(task: Task, given: argparse.Namespace) -> None:
     out = given.out / task.name
-    base, tuned, adapter, result = (out / name for name in ("base", "tuned", "adapter", "retrieval"))
+    base, tuned, adapter, store, result = (out / name for name in ("base", "tuned", "adapter", "store", "retrieval"))
     changes = (
         f"model={given.model}", "alternation=task", f"task.name={task.name}", f"task.data={task.train}", f"task.langs={task.trained}",
         f"updates={given.updates}", f"evaluate_every={max(1, given.updates // 2)}", *given.set,
@@ -82,7 +76,8 @@ def _run(task: Task, given: argparse.Namespace, store: Path) -> None:
     for name, own in table.iterrows():
         told = ("{:.1f} ({:.1f} to {:.1f})".format(*own[model]) for model in ("base", "tuned"))
         print(f"| {name} | {' | '.join(told)} |", flush=True)
-    _probe("retrieve", store, "--langs", task.probed, "--out", result)
+    _probe("extract", "--model", given.model, "--corpus", "flores200", "--langs", task.probed, "--out", store)
+    _probe("retrieve", store, "--out", result)
     for scores in sorted(tuned.glob("scores*.csv")):
         report, figures = (out / scores.stem.replace("scores", name) for name in ("correlation", "figures"))
         if _probe("correlate", result, "--scores", scores, "--layer", "all", "--out", report, needed=False):
