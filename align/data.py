@@ -151,12 +151,26 @@ def _named_task(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
     name, data, langs = recipe.task.name, Path(str(recipe.task.data)), recipe.task.langs
     task = task_named(name, recipe.task.style)
     if langs is None:
-        langs = ",".join(language_groups(name)["supervised"])
+        langs = ",".join(_supervised(name))
     rows = task.rows(data, "train", langs)
     if name == "translation":
         rows, overlap = without_overlap(rows, keep=recipe.task.keep_overlap)
         return *split_examples(tuple(map(_example, rows))), {"overlap": {**asdict(overlap), "note": overlap.note}}
     return tuple(map(_example, rows)), tuple(map(_example, task.rows(data, "dev", langs))), {}
+
+
+def _supervised(task: str) -> tuple[str, ...]:
+    """The languages that the paper trains a task on.
+
+    Raises:
+        AlignError: a task of one's own, of which the manifests know none.
+    """
+    try:
+        return language_groups(task)["supervised"]
+    except KeyError:
+        raise AlignError(
+            f"task {task} without task.langs", "the languages to train on", "give --set task.langs=CODE,CODE"
+        ) from None
 
 
 def _example(row: TaskRow) -> Example:

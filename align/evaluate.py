@@ -143,7 +143,7 @@ def _refuse_head(adapter: Path) -> None:
 def write_scores(out: Path, task: Task, scored: Scored, made: Mapping[str, Any]) -> list[Path]:
     """Write `metrics.csv` (every score with its interval, in percent), `summary.json`, and what `probe correlate` reads.
 
-    That is `scores.csv`, the main metric of each language with its group in the paper; of translation, whose scores have a
+    That is `scores.csv`, the main metric of each language with its group in the paper (none for a task that is not the paper's); of translation, whose scores have a
     direction, `scores-to-english.csv` and `scores-from-english.csv`, each by the other language.
 
     Returns:
@@ -191,13 +191,17 @@ def _tables(task: Task, scored: Scored) -> dict[str, dict[str, float]]:
     return tables
 
 
+def _groups(task: str) -> dict[str, str]:
+    """Code -> `supervised` or `transfer`; empty for a task of one's own, of which the manifests know nothing."""
+    try:
+        groups = language_groups(task)
+    except KeyError:
+        return {}
+    return {code: group for group in ("supervised", "transfer") for code in groups.get(group, ())}
+
+
 def _write_main(path: Path, task: Task, scores: Mapping[str, float], made: Mapping[str, Any]) -> Path:
-    groups = {
-        code: group
-        for group, codes in language_groups(task.name).items()
-        if group in ("supervised", "transfer")
-        for code in codes
-    }
+    groups = _groups(task.name)
     model = made.get("model", {}).get("name", "")
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from align.adapter import LoraSettings, add_lora, save_adapter
 from align.batches import on
-from align.evaluate import answer_rows
+from align.evaluate import answer_rows, write_scores
 from align.plan import make_plan
 from align.recipe import Recipe, load_recipe
 from align.tasks.slots import Slots
@@ -186,6 +187,24 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert told in done.stderr
 
 
+class Commands(Slots):
+    """A task of one's own, of which the manifests know nothing."""
+
+    name = "commands"
+
+
+def test_scores_of_a_task_of_ones_own_have_no_groups(massive: Path, tmp_path: Path) -> None:
+    for task, groups in (
+        (Slots(), {"eng_Latn": "supervised", "swh_Latn": "transfer"}),
+        (Commands(), {}),
+    ):
+        rows = task.rows(massive, "test", "en,sw")
+        scored = task.score(rows, [row.target for row in rows], draws=0)
+        (file,) = write_scores(tmp_path / task.name, task, scored, {})
+        assert read_scores(file).values == {"eng_Latn": 100, "swh_Latn": 100}
+        assert read_scores(file).groups == groups
+
+
 # ---- training on a task by its name --------------------------------------------------------------------------------
 
 
@@ -223,6 +242,19 @@ def test_a_task_by_name_is_trained_on_its_rows_with_a_development_loss_a_languag
     answer = plan.source.tokenizer.decode(ids[labels != -100])
     assert answer.startswith("time: five am")
     assert "a voice assistant will extract entities" in plan.source.tokenizer.decode(ids[labels == -100])
+
+
+def test_a_task_of_ones_own_is_trained_on_the_languages_that_are_named(
+    massive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("align.data.task_named", lambda name, style: Commands())
+    named = made(massive)
+    own: Any = replace(named, task=replace(named.task, name="commands"))
+    assert make_plan(own, tmp_path / "run", "cpu", False).data.counts["task"] == {"train": 24, "development": 24}
+    with pytest.raises(AlignError) as refused:
+        make_plan(replace(own, task=replace(own.task, langs=None)), tmp_path / "run", "cpu", False)
+    assert "task commands without task.langs" in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("select", ["sum", "task", "align"])
