@@ -64,7 +64,7 @@ def answer_rows(
         batch: rows at once; None: as many as fit.
 
     Raises:
-        AlignError: a model without LM head; an adapter with weights of the head; prompts that do not fit; answers of another run.
+        AlignError: a model without LM head; whatever the task's own check misses (COMET); an adapter with weights of the head; prompts that do not fit; answers of another run.
         ModelError: a model that cannot be loaded, or is not the adapter's base.
     """
     place = choose_device(device)
@@ -75,6 +75,8 @@ def answer_rows(
     prompts = encode_prompts(source.tokenizer, [row.prompt for row in rows], [_where(row) for row in rows])
     if not has_lm_head(source):
         raise AlignError(f"{source.name} has no LM head", "a causal language model", "give another --model")
+    if (check := getattr(task, "check", None)) is not None:
+        check()  # what scores the answers is missed now, not after hours
     headed, loaded = load_causal(source, narrow, place)
     if adapter is not None:
         loaded = attach(loaded, adapter)

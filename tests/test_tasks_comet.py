@@ -49,7 +49,7 @@ def stand_in(tmp_path: Path) -> StandIn:
         path = tmp_path / "python"
         path.write_text(
             f"#!{sys.executable}\nimport json, os, sys, time\n"
-            f"log = open({str(tmp_path / 'asked.jsonl')!r}, 'a')\nlog.write('started\\n')\n"
+            f"log = open({str(tmp_path / 'asked.jsonl')!r}, 'a')\nlog.write('started\\n')\nlog.flush()\n"
             f"def say(fields):\n    print(json.dumps(fields), flush=True)\n{body}\n",
             encoding="utf-8",
         )
@@ -119,6 +119,31 @@ def test_what_leads_our_python_does_not_lead_the_other(stand_in: StandIn, monkey
         f'{HELLO}\nsys.stdin.readline()\nsay({{"error": str([os.environ.get(n) for n in ("PYTHONPATH", "KEPT")])}})'
     )
     refused(path, r"\[None, 'yes'\]")
+
+
+def test_a_check_starts_and_ends_it_without_a_question(stand_in: StandIn, tmp_path: Path) -> None:
+    Comet(stand_in()).check()
+    assert asked(tmp_path) == ["started"]
+    Translation().check()
+    with pytest.raises(AlignError, match="has no COMET"):
+        Translation(comet=Comet(Path(sys.executable))).check()
+
+
+def test_comet_that_is_not_there_is_told_before_anything_is_generated(
+    run_probe: Callable[..., subprocess.CompletedProcess[str]], stand_in: StandIn, tmp_path: Path
+) -> None:
+    for code, line in (("de", "Zeile"), ("en", "line")):
+        (tmp_path / f"test.de-en.{code}").write_text(f"{line} 1\n{line} 2\n")
+    what = ("--task", "translation", "--data", ".", "--langs", "de-en", "--model", "builtin:tiny", "--device", "cpu")
+    how = (*what, "--max-new-tokens", "2", "--dtype", "fp32", "--draws", "0", "--out", "scores", "--comet-python")
+    for python, told in (("absent", "absent cannot be run"), (sys.executable, "has no COMET")):
+        done = run_probe("evaluate", *how, python)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert told in done.stderr
+        assert not (tmp_path / "scores").exists()
+    done = run_probe("evaluate", *how, stand_in())
+    assert done.returncode == 0, done.stderr
+    assert [line for line in asked(tmp_path) if line == "started"] == ["started"] * 2
 
 
 def test_no_python_there(tmp_path: Path) -> None:

@@ -60,6 +60,17 @@ class Comet:
     """Name on the hub, or the path of a checkpoint. The default is COMET-22."""
     batch_size: int = 16
 
+    def check(self) -> None:
+        """Start the interpreter, have it import COMET, and end it: seconds, where a model of ours generates for hours.
+
+        The model is neither looked for nor loaded.
+
+        Raises:
+            AlignError: the path is no Python, or has no COMET of version 2 or later that can be imported.
+        """
+        with _worker(self.python):
+            pass
+
     def judge(self, sets: Sequence[Sequence[Triple]]) -> list[Judged]:
         """Score sets of translations; the model is loaded once for all of them.
 

@@ -56,7 +56,11 @@ class Scored:
 
 
 class Task(Protocol):
-    """A task. Its instances hold its options (prompt style, metrics), so that these methods need none."""
+    """A task. Its instances hold its options (prompt style, metrics), so that these methods need none.
+
+    A task that is scored with something outside may have a method `check()`, which is called before answers are generated
+    and raises AlignError where that is not there.
+    """
 
     name: str
     """As `--task` has it."""

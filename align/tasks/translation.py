@@ -94,6 +94,15 @@ class Translation:
                 check_tokeniser(target)
         return tuple(row for each in asked for row in _rows(files, each, limit, split))
 
+    def check(self) -> None:
+        """Before answers are generated: whether there is the COMET that they will be scored with.
+
+        Raises:
+            AlignError: there is none.
+        """
+        if self.comet is not None:
+            self.comet.check()
+
     def parse(self, text: str) -> str:
         """The translation as it is scored: in one line."""
         return one_line(text)
