@@ -23,6 +23,13 @@ from probe.errors import AlignError
 from probe.model import ModelSource
 from probe.provenance import digest
 
+_TASK_LICENCES = {
+    "slots": "CC BY 4.0 (MASSIVE)",
+    "entities": "CC BY-SA 4.0 (Universal NER)",
+    "translation": "of ALMA: MIT (its repository; its texts come from WMT and FLORES-200); of other files: unknown",
+}
+"""Of the data that the named tasks read: slots and entities know one data set each, translation any parallel files."""
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -122,12 +129,14 @@ def _task(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
         for part in (train, development)
     ]
     _refuse_unknown((ids for part in parts for ids, _ in part.rows), source)
-    name = Path(str(recipe.task.data)).name if recipe.task.name == "jsonl" else recipe.task.name
+    data = Path(str(recipe.task.data)).resolve().name
+    name = data if recipe.task.name == "jsonl" else f"{recipe.task.name} ({data})"
+    licence = _TASK_LICENCES.get(recipe.task.name, "unknown")
     overlap = {"overlap": counts["overlap"]["note"]} if "overlap" in counts else {}
     return _Part(
         Source(parts[0], parts[1], ExampleSampler(len(train), recipe.seed, rank, ranks)),
         {"train": len(train), "development": len(development), **counts},
-        [{"name": name, "rows": len(train), "licence": "unknown", **overlap}],
+        [{"name": name, "rows": len(train), "licence": licence, **overlap}],
         digest([[[ids.tolist(), labels.tolist()] for ids, labels in part.rows] for part in parts]),
     )
 

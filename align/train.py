@@ -432,8 +432,10 @@ def _card(training: Training, result: TrainResult) -> dict[str, Any]:
     recipe, source, data = training.recipe, training.plan.source, training.data
     layers = ", ".join(map(str, result.layers))
     by = "with parallel sentences, after Liu & Niehues (2025)"
-    made = {"align": f"Aligned at block {layers} {by}.", "task": "Tuned on a task."}
-    both = f"Tuned on a task and aligned at block {layers} {by}; alternation: {recipe.alternation}."
+    examples = Path(str(recipe.task.data)).resolve().name
+    tuned = f"Tuned on {examples if recipe.task.name == 'jsonl' else f'the task {recipe.task.name}'}"
+    made = {"align": f"Aligned at block {layers} {by}.", "task": f"{tuned}."}
+    both = f"{tuned} and aligned at block {layers} {by}; alternation: {recipe.alternation}."
     adapted: Any = training.trainable.model
     task_type = adapted.peft_config["default"].task_type
     development = {f"development {name}": loss for name, loss in result.development.items()}

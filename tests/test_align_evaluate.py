@@ -16,11 +16,13 @@ import torch
 
 from align.adapter import LoraSettings, add_lora, save_adapter
 from align.batches import on
+from align.card import model_card
 from align.evaluate import answer_rows, write_scores
 from align.plan import make_plan
 from align.recipe import Recipe, load_recipe
+from align.run import TrainResult
 from align.tasks.slots import Slots
-from align.train import Training
+from align.train import Training, _card
 from analysis.scores import read_scores
 from probe.errors import AlignError
 from probe.model import load_causal, open_model
@@ -255,6 +257,40 @@ def test_a_task_of_ones_own_is_trained_on_the_languages_that_are_named(
         make_plan(replace(own, task=replace(own.task, langs=None)), tmp_path / "run", "cpu", False)
     assert "task commands without task.langs" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_the_card_names_the_task_and_the_licence_of_its_data(massive: Path, tmp_path: Path) -> None:
+    (tmp_path / "UNER_Danish-DDT").mkdir()
+    for split in ("train", "dev"):
+        lines = "".join(
+            f"# sent_id = s{n}\n# text = Eva {n}\n1\tEva\tB-PER\t-\t-\n2\t{n}\tO\t-\t-\n\n" for n in range(9)
+        )
+        (tmp_path / "UNER_Danish-DDT" / f"da_ddt-ud-{split}.iob2").write_text(lines)
+    (tmp_path / "alma").mkdir()
+    for code, word in (("de", "Zeile"), ("en", "line")):
+        (tmp_path / "alma" / f"train.de-en.{code}").write_text("".join(f"{word} {n}\n" for n in range(120)))
+    (tmp_path / "mine.jsonl").write_text("".join(f'{{"prompt": "{n}?", "response": "{n}"}}\n' for n in range(80)))
+    for changes, name, licence, told in (
+        ((), "slots (massive)", "CC BY 4.0 (MASSIVE)", "Tuned on the task slots."),
+        (
+            ("task.name=entities", f"task.data={tmp_path / 'UNER_Danish-DDT'}", "task.langs=da"),
+            "entities (UNER_Danish-DDT)", "CC BY-SA 4.0 (Universal NER)", "Tuned on the task entities.",
+        ),
+        (
+            ("task.name=translation", f"task.data={tmp_path / 'alma'}", "task.langs=de", "task.keep_overlap=true"),
+            "translation (alma)", "of ALMA: MIT (its repository; its texts come from WMT and FLORES-200)",
+            "Tuned on the task translation.",
+        ),
+        (
+            ("task.name=jsonl", f"task.data={tmp_path / 'mine.jsonl'}", "task.langs=null"),
+            "mine.jsonl", "unknown", "Tuned on mine.jsonl.",
+        ),
+    ):  # fmt: skip
+        plan = make_plan(made(massive, *changes), tmp_path / "run", "cpu", False)
+        card = model_card(_card(Training(plan), TrainResult(tmp_path, (), 1, 1, {})))
+        assert f"\n{told}\n" in card
+        (row,) = (line for line in card.splitlines() if line.startswith(f"| {name} | "))
+        assert licence in row
 
 
 @pytest.mark.parametrize("select", ["sum", "task", "align"])
