@@ -9,6 +9,23 @@ from dataclasses import dataclass
 from probe.errors import ProbeError
 
 
+def processes_here(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes torchrun started on this machine; where it is not told apart, how many in all."""
+    count = environment.get("LOCAL_WORLD_SIZE", environment.get("WORLD_SIZE", "1"))
+    return int(count) if count.isdigit() else 1
+
+
+def refuse_several_processes(command: str) -> None:
+    """For a command whose steps each need the whole of the step before.
+
+    Raises:
+        ProbeError: torchrun started more than one.
+    """
+    processes = Share.parse(None).parts
+    if processes > 1:
+        raise ProbeError(f"{command} in {processes} processes", "one", "start it without torchrun")
+
+
 @dataclass(frozen=True)
 class Share:
     """Which part of the languages this process extracts: part `index` of `parts`."""

@@ -24,7 +24,7 @@ from probe.extract import AUTO_BATCH_TOKENS, Settings, Silent, _is_out_of_memory
 from probe.layers import parse_layers
 from probe.model import LoadedModel, ModelSource, load_model, open_model, tokenise
 from probe.pool import POOLINGS
-from probe.share import Share
+from probe.share import Share, processes_here, refuse_several_processes
 from probe.states import BlockPooler, batches, pad_right, pooled_states
 from probe.tiny import tiny_tokenizer
 
@@ -485,6 +485,29 @@ def test_shares_are_balanced(sizes: dict[str, int], parts: int) -> None:
 )
 def test_a_share_is_named_or_torchruns(text: str | None, environment: dict[str, str], expected: Share) -> None:
     assert Share.parse(text, environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "here"),
+    [
+        ({}, 1),
+        ({"WORLD_SIZE": "4"}, 4),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "1"}, 1),
+        ({"WORLD_SIZE": "x"}, 1),
+    ],
+)
+def test_the_processes_of_this_machine_are_counted(environment: dict[str, str], here: int) -> None:
+    assert processes_here(environment) == here
+
+
+def test_a_command_that_must_be_alone_is_refused_to_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refuse_several_processes("probe this")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ProbeError, match="probe this in 2 processes; expected one") as caught:
+        refuse_several_processes("probe this")
+    assert is_one_line(caught.value)
 
 
 def slurm(task: int, low: int, high: int, step: int | None = None, count: int | None = None) -> dict[str, str]:
