@@ -10,8 +10,21 @@ import numpy as np
 import pytest
 import torch
 from lab_data import (
-    ALONE, BOS, EOS, LANGUAGES, PAD, PAIRED, SPECIAL, SUPERVISED, Mixture, Shares, batches, draw_shares, learn_tokenizer,
-    part_of, tokenised,
+    ALONE,
+    BOS,
+    EOS,
+    LANGUAGES,
+    PAD,
+    PAIRED,
+    SPECIAL,
+    SUPERVISED,
+    Mixture,
+    Shares,
+    batches,
+    draw_shares,
+    learn_tokenizer,
+    part_of,
+    tokenised,
 )  # fmt: skip
 from train_lab import Settings, hidden_states, new_model, train
 
@@ -20,6 +33,7 @@ from align.tasks.slots import Slots
 from probe.device import choose_device
 from probe.model import load_causal, open_model
 
+CPU = choose_device("cpu")
 SMALL = Settings(
     vocabulary=400, hidden=32, blocks=4, middle=2, heads=2, intermediate=64, rows=8, updates=3, softmax=300
 )
@@ -126,17 +140,18 @@ def test_a_run_ends_in_a_model_that_loads_and_a_killed_one_goes_on(
     def killed(*given: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as once, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as once:
         once.setattr("train_lab.card", killed)
-        train(rows, out, 1, SMALL, Mixture(), compiled=False)
+        with pytest.raises(KeyboardInterrupt):
+            train(rows, out, 1, SMALL, Mixture(), CPU, compiled=False)
     assert torch.load(out / "checkpoint.pt", weights_only=True)["done"] == 2
-    train(rows, out, 1, SMALL, Mixture(), compiled=False)
+    train(rows, out, 1, SMALL, Mixture(), CPU, compiled=False)
     assert not (out / "checkpoint.pt").exists()
     facts = json.loads((out / "lab.json").read_text())
     assert facts["shares"]["paired"] == draw_shares(1).paired
     assert [line["update"] for line in facts["log"]] == [3]
     source = open_model(str(out))
-    model, _ = load_causal(source, torch.float32, choose_device("cpu"))
+    model, _ = load_causal(source, torch.float32, CPU)
     assert source.depth == 4
     assert source.tokenizer("wake")["input_ids"][0] == BOS
     assert source.tokenizer("wake")["input_ids"][-1] == EOS == end_of_turn(source.tokenizer)

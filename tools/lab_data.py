@@ -70,7 +70,9 @@ def draw_shares(seed: int | None) -> Shares:
         return Shares(full | dict(zip(_NATURAL, PAIRED, strict=True)), full | dict(zip(_NATURAL, ALONE, strict=True)))
     random = np.random.default_rng([seed, 0])
     orders = [[others[place] for place in random.permutation(len(others))] for _ in range(2)]
-    return Shares(*(full | dict(zip(order, levels, strict=True)) for order, levels in zip(orders, (PAIRED, ALONE), strict=True)))
+    return Shares(
+        *(full | dict(zip(order, levels, strict=True)) for order, levels in zip(orders, (PAIRED, ALONE), strict=True))
+    )
 
 
 def learn_tokenizer(texts: Iterator[str], size: int) -> Any:

@@ -41,6 +41,7 @@ from lab_data import (
     utterances,
 )  # fmt: skip
 
+from probe.device import choose_device
 from probe.provenance import digest, versions
 from probe.store import write_json
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=None, help="of shares and weights; not given: natural shares")
     parser.add_argument("--updates", type=int, default=Settings.updates)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda; one GPU takes minutes")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--no-compile", action="store_true", help="where no C++ compiler is at hand; slower")
     given = parser.parse_args()
@@ -84,7 +86,8 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     if not (given.out / "lab.json").exists():
         rows = utterances(given.massive, "train")
-        train(rows, given.out, given.seed, Settings(updates=given.updates), Mixture(), not given.no_compile)
+        settings = Settings(updates=given.updates)
+        train(rows, given.out, given.seed, settings, Mixture(), choose_device(given.device), not given.no_compile)
 
 
 def train(
@@ -93,6 +96,7 @@ def train(
     seed: int | None,
     settings: Settings,
     mixture: Mixture,
+    device: torch.device,
     compiled: bool = True,
 ) -> None:
     """Write a model folder that transformers loads, with `lab.json`, the facts of the training, and a card.
@@ -112,11 +116,11 @@ def train(
     tokenizer = learn_tokenizer(seen, settings.vocabulary)
 
     torch.manual_seed(weights_seed)
-    model = new_model(settings)
-    log = _Loop(model, settings, mixture, out, compiled).run(
+    model = new_model(settings).to(device)
+    log = _Loop(model, settings, out, compiled).run(
         batches(tokenised(tokenizer, texts), shares, mixture, settings.rows, weights_seed)
     )
-    model.half().save_pretrained(out)
+    model.cpu().half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     facts = {
         "seed": seed,
@@ -163,7 +167,7 @@ def hidden_states(
     In pooled rows the columns from `source` on see nothing of x in the blocks up to `middle`; above it each state of x is
     the mean of x's states at its output.
     """
-    columns = torch.arange(ids.shape[1])
+    columns = torch.arange(ids.shape[1], device=ids.device)
     query, key = columns[None, :, None], columns[None, None, :]
     sees = (query >= key) & (key >= start[:, None, None]) | (query == key)  # padding sees itself: no row is empty
     hidden = pooled[:, None, None] & (query >= source) & (key < source)
@@ -188,8 +192,9 @@ def _bias(sees: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 class _Loop:
     """Muon on the matrices of the blocks, AdamW on the rest; float32 weights, products in bfloat16 on a copy of them."""
 
-    def __init__(self, model: Any, settings: Settings, mixture: Mixture, out: Path, compiled: bool) -> None:
+    def __init__(self, model: Any, settings: Settings, out: Path, compiled: bool) -> None:
         self.model, self.settings, self.checkpoint = model, settings, out / "checkpoint.pt"
+        self.device = model.device
         self.copy = copy.deepcopy(model).bfloat16()
         names = dict(model.named_parameters())
         matrices = [each for name, each in names.items() if each.ndim == 2 and "embed" not in name]
@@ -207,7 +212,7 @@ class _Loop:
         log: list[dict[str, float]] = []
         done = 0
         if self.checkpoint.exists():
-            held = torch.load(self.checkpoint, weights_only=True)
+            held = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
             self.model.load_state_dict(held["model"])
             for optimizer, state in zip(self.optimizers, held["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
@@ -244,11 +249,11 @@ class _Loop:
             torch._foreach_copy_(copies, originals)
         if batch.source not in self._compiled:
             self._compiled[batch.source] = self._compile(self._loss_of_shape())
-        candidates, targets = self._candidates(torch.from_numpy(batch.targets))
-        loss = self._compiled[batch.source](
-            torch.from_numpy(batch.ids), torch.from_numpy(batch.start), torch.from_numpy(batch.pooled), targets,
-            candidates, batch.source,
-        )  # fmt: skip
+        ids, start, pooled, following = (
+            torch.from_numpy(each).to(self.device) for each in (batch.ids, batch.start, batch.pooled, batch.targets)
+        )
+        candidates, targets = self._candidates(following)
+        loss = self._compiled[batch.source](ids, start, pooled, targets, candidates, batch.source)
         loss.backward()
         for original, each in zip(originals, copies, strict=True):
             original.grad, each.grad = each.grad.float(), None
@@ -261,11 +266,11 @@ class _Loop:
     def _candidates(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens of the softmax, `(settings.softmax,)`, and the targets as places among them."""
         present = targets[targets >= 0].unique()[: self.settings.softmax]
-        order = torch.randperm(self.settings.vocabulary)
+        order = torch.randperm(self.settings.vocabulary, device=self.device)
         others = order[~torch.isin(order, present)][: self.settings.softmax - len(present)]
         candidates = torch.cat([present, others])
-        places = torch.full((self.settings.vocabulary + 100,), -100)
-        places[candidates] = torch.arange(len(candidates))
+        places = torch.full((self.settings.vocabulary + 100,), -100, device=self.device)
+        places[candidates] = torch.arange(len(candidates), device=self.device)
         return candidates, places[targets]  # -100 counts from the end, where it stays -100
 
     def _loss_of_shape(self) -> Callable[..., torch.Tensor]:
