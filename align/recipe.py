@@ -87,7 +87,7 @@ class Task:
 class Recipe:
     """A training run."""
 
-    model: str = _constant("builtin:tiny", "yours: hub id, local folder or builtin:tiny")
+    model: str = _constant("builtin:tiny", "yours: hub id, local folder, builtin:lab or builtin:tiny")
     revision: str | None = _constant(None, "of a hub model")
     alternation: Literal["per-update", "per-microbatch", "joint", "task", "align"] = _constant(
         "per-update", "paper: each update optimises one objective; per-microbatch is what the authors' code does"

@@ -30,6 +30,9 @@ _WHOLE = 2**16
 _RESUMED = ("extract", "retrieve", "train", "demo", "reprobe")
 """Commands that go on where they stopped; the others begin anew."""
 
+_DEMO_ALIGNED = "cy,sw"
+"""The languages of the embedded corpus of which `builtin:lab` saw the fewest translations."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout, nothing else.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Langs = Annotated[
@@ -134,7 +137,7 @@ def _options(
 
 @app.command()
 def extract(
-    model: Annotated[str, typer.Option(help="Hub id, local folder or builtin:tiny.")],
+    model: Annotated[str, typer.Option(help="Hub id, local folder, builtin:lab or builtin:tiny.")],
     corpus: Annotated[
         str, typer.Option(help="flores200, massive, everyday, or a folder with one text file a language.")
     ],
@@ -590,7 +593,7 @@ def evaluate(
     data_: Annotated[
         Path, typer.Option("--data", help="The task's data: MASSIVE, ALMA or WMT files, UNER. A folder or file.")
     ],
-    model: Annotated[str | None, typer.Option(help="Hub id, local folder or builtin:tiny.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, local folder, builtin:lab or builtin:tiny.")] = None,
     adapter: Annotated[str | None, typer.Option(help="A LoRA adapter: folder or hub id.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
     langs: Annotated[
@@ -759,6 +762,9 @@ def reprobe(
     as_json: Json = False,
 ) -> None:
     """Probe a model with an adapter as the base was probed, and compare."""
+    from probe.share import refuse_several_processes
+
+    refuse_several_processes("probe reprobe")
     from align.adapter import attach, find_adapter
     from align.run import aligned_blocks
     from analysis.compare import aligned_masks
@@ -830,8 +836,12 @@ def _compare_and_draw(
     draws: int,
     seed: int,
     blocks: tuple[int, ...],
+    correlation: Path | None = None,
 ) -> Any:
-    """The comparison of two results, its figures with the aligned blocks marked, and its page, below a folder."""
+    """The comparison of two results, its figures with the aligned blocks marked, and its page, below a folder.
+
+    A correlation of the base, a report in the same folder, is drawn and shown with them.
+    """
     from analysis.compare import compare as compared
     from figures.draw import draw
     from figures.page import build_page
@@ -839,16 +849,17 @@ def _compare_and_draw(
     names = ["base", name if name != "base" else "aligned"]
     report = compared(base, [other], names=names, aligned=aligned, documents=documents, draws=draws, seed=seed)
     report.save(out / "comparison")
+    more = [] if correlation is None else [correlation]
     draw(
-        [base, other, out / "comparison"],
+        [base, other, out / "comparison", *more],
         out / "figures",
-        names=[*names, "comparison"],
+        names=[*names, "comparison", *(path.name for path in more)],
         documents=documents,
         draws=draws,
         seed=seed,
         marks={names[1]: blocks} if blocks else None,
     )
-    build_page(out / "comparison", out / "report.html", documents=documents)
+    build_page(out if more else out / "comparison", out / "report.html", documents=documents)
     return report
 
 
@@ -859,16 +870,22 @@ def demo(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """The whole loop on embedded data: probe, align, probe again, compare."""
+    """The whole loop with an embedded model and corpus: probe, correlate, align, probe again, compare."""
     from align.adapter import attach
     from align.recipe import load_recipe
     from align.train import train as trained
+    from analysis.accuracies import Accuracies
+    from analysis.correlate import correlate as correlated
+    from analysis.scores import read_scores
+    from data_manifests import data_folder
     from probe.corpus import ParallelCorpus
     from probe.extract import extract_all
     from probe.progress import ExtractionProgress, RetrievalProgress, TrainingProgress
     from probe.retrieve import retrieve_all
+    from probe.share import refuse_several_processes
     from probe.sources import load_corpus
 
+    refuse_several_processes("probe demo")
     whole = load_corpus("everyday")
     unseen = ParallelCorpus(
         "everyday, every second sentence", "dev", {code: own[1::2] for code, own in whole.sentences.items()}
@@ -881,7 +898,7 @@ def demo(
     def probed(name: str, adapter: Path | None) -> dict[str, Any]:
         with ExtractionProgress() as progress:
             store = extract_all(
-                "builtin:tiny", unseen, out / f"{name}-store", adapter=adapter, attach=attach, dtype="fp32", device="cpu",
+                "builtin:lab", unseen, out / f"{name}-store", adapter=adapter, attach=attach, dtype="fp32", device="cpu",
                 overwrite=overwrite, observer=progress,
             )  # fmt: skip
         with RetrievalProgress() as advance:
@@ -891,16 +908,21 @@ def demo(
         return result.summary()
 
     base = probed("base", None)
+    scores = read_scores(str(data_folder() / "models" / "lab" / "slots.csv"))
+    correlation = correlated(Accuracies.read(out / "base"), scores, layer="all")
+    correlation.save(out / "correlation")
     changes = [
-        f"align.pairs=[{json.dumps(str(text))}]", f"updates={updates}", "batch=32", "micro_batch=32", "dtype=fp32",
-        "warmup=0.1", f"evaluate_every={max(1, updates // 3)}",
+        f"align.pairs=[{json.dumps(str(text))}]", f"align.langs={_DEMO_ALIGNED}", "model=builtin:lab", "dtype=fp32",
+        f"updates={updates}", "batch=32", "micro_batch=32", "warmup=0.1", f"evaluate_every={max(1, updates // 3)}",
     ]  # fmt: skip
     recipe = load_recipe("align", changes)
     with TrainingProgress(updates) as progress:
         adapter = trained(recipe, out / "adapter", device="cpu", overwrite=overwrite, observe=progress)
     aligned = probed("aligned", adapter.adapter)
-    report = _compare_and_draw(out / "base", out / "aligned", out, "aligned", None, None, 10_000, 0, adapter.layers)
-    gain = report.frame("layers").query("group == 'mean' and layer == @adapter.layers[0]").iloc[0]
+    report = _compare_and_draw(
+        out / "base", out / "aligned", out, "aligned", _DEMO_ALIGNED, None, 10_000, 0, adapter.layers, out / "correlation"
+    )  # fmt: skip
+    gain = report.frame("layers").query("group == 'aligned' and layer == @adapter.layers[0]").iloc[0]
     if as_json:
         change = {name: float(gain[name]) for name in ("base", "other", "difference", "low", "high")}
         _print_json(
@@ -909,6 +931,7 @@ def demo(
                 "aligned": aligned,
                 "layer": adapter.layers[0],
                 "change": change,
+                "correlation": correlation.as_json(),
                 "page": str(out / "report.html"),
             }
         )
@@ -918,15 +941,13 @@ def demo(
     verdict = (
         "the interval leaves out 0" if gain["low"] > 0 or gain["high"] < 0 else "no change can be told from chance"
     )
-    char = base["controls"]["char"]["mean"]
     print(
-        f"\nAligned at block {adapter.layers[0]} with the other half of the sentences, {adapter.updates} updates. On these {rows}, which it has not seen:\n"
+        f"\nAligned at block {adapter.layers[0]}: {_DEMO_ALIGNED} with English, of which builtin:lab has seen little beside a translation, {adapter.updates} updates\n"
+        f"on the other half of the sentences. On these {rows}, which it has not seen, directions of the aligned languages:\n"
         f"  block {adapter.layers[0]}: {gain['base']:.1%} -> {gain['other']:.1%}, difference {100 * gain['difference']:+.1f} points, 95 % interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}: {verdict}.\n"
-        f"  The char control, without any model, retrieves {char:.1%}.\n"
-        "builtin:tiny is UNTRAINED (random weights): its layers show what surface form leaks through, and there is little to align.\n"
-        "What this shows is the loop; a trained model has something to find.\n"
+        "builtin:lab is a test animal of 2 M parameters whose alignment was induced: no evidence about natural pre-training.\n"
         f"Page     {out / 'report.html'}  (open it in any browser)\n"
-        f"Figures  {out / 'figures'}\nReport   {out / 'comparison' / 'report.md'}\n"
+        f"Figures  {out / 'figures'}\nReports  {out / 'comparison' / 'report.md'}, {out / 'correlation' / 'report.md'}\n"
         "Next     probe extract --model YOUR_MODEL --corpus flores200 --out store\n"
         "         probe retrieve store --out result"
     )

@@ -16,13 +16,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from data_manifests import languages
+from data_manifests import data_folder, languages
 from probe.device import fast_linears
 from probe.errors import ModelError
+from probe.share import processes_here
 from probe.tiny import tiny_causal_model, tiny_model, tiny_tokenizer
 
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "config.json", "adapter_config.json", "*.py")
 """What decides the hidden states of a local folder; transformers attaches an adapter that lies there by itself."""
+
+
+_TINY, _LAB = "builtin:tiny", "builtin:lab"
+"""Embedded models: an untrained one that is built in code, and a trained one whose files lie in the package."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class LoadedModel:
 def open_model(
     name: str, revision: str | None = None, adapter: Path | None = None, trust_remote_code: bool = False
 ) -> ModelSource:
-    """Find a model by hub id, local folder or `builtin:tiny`; reads its configuration and tokenizer, not its weights.
+    """Find a model by hub id, local folder, `builtin:lab` or `builtin:tiny`; reads its configuration and tokenizer, not its weights.
 
     Args:
         adapter: a PEFT folder that will be attached; here only its digest is taken.
@@ -109,19 +114,20 @@ def open_model(
         raise ModelError(
             f"--revision {revision} of {name}", "a hub model, since only the hub keeps revisions", "leave it out"
         )
-    if name.startswith("builtin:"):
-        if name != "builtin:tiny":
-            raise ModelError(f"no embedded model {name!r}", "builtin:tiny", "use it, a hub id, or a folder")
+    if name.startswith("builtin:") and name not in (_LAB, _TINY):
+        raise ModelError(f"no embedded model {name!r}", f"{_LAB} or {_TINY}", "use it, a hub id, or a folder")
+    if name == _TINY:
         skeleton, tokenizer = tiny_model(), tiny_tokenizer()
         known_as, resolved = name, None
         weights: str | None = state_digest(skeleton)
     else:
         config, tokenizer = _load_config_and_tokenizer(name, revision, trust_remote_code)
         skeleton = _skeleton(config, trust_remote_code)
-        resolved = None if Path(name).is_dir() else _commit(name, revision)
+        place = _place(name)
+        resolved = None if Path(place).is_dir() else _commit(name, revision)
         # A local folder is known by its content: where it lies says nothing, and would tie a store to one machine.
-        known_as = name if resolved else Path(name).resolve().name
-        weights = None if resolved else folder_digest(Path(name), _WEIGHT_FILES)
+        known_as = name if resolved or name == _LAB else Path(name).resolve().name
+        weights = None if resolved else folder_digest(Path(place), _WEIGHT_FILES)
     identity = {
         "name": known_as,
         "revision": resolved,
@@ -133,6 +139,11 @@ def open_model(
     source = ModelSource(name, tokenizer, skeleton, identity, trust_remote_code)
     refuse_leaky_blocks(skeleton)
     return source
+
+
+def _place(name: str) -> str:
+    """What transformers loads: of `builtin:lab` the folder in the package, else the name itself."""
+    return str(data_folder() / "models" / "lab") if name == _LAB else name
 
 
 def _hub_name(folder: Path) -> str | None:
@@ -148,9 +159,9 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device, sp
         spread: whether the blocks may be spread over several GPUs where one is too small.
 
     Raises:
-        ModelError: weights that cannot be loaded, or that leave a block random.
+        ModelError: weights that cannot be loaded, that leave a block random, or that several processes would spread.
     """
-    if source.name.startswith("builtin:"):
+    if source.name == _TINY:
         tiny: Any = tiny_model()
         return LoadedModel(tiny.to(device=device, dtype=dtype), source.tokenizer)
     from transformers import AutoModel
@@ -163,7 +174,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, device: torch.device, sp
 
 def has_lm_head(source: ModelSource) -> bool:
     """Whether the model was saved as one that predicts the next token: not as an encoder, a bare base or a classifier."""
-    if source.name.startswith("builtin:"):
+    if source.name == _TINY:
         return True
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -181,7 +192,7 @@ def load_causal(source: ModelSource, dtype: torch.dtype, device: torch.device) -
     Raises:
         ModelError: weights that cannot be loaded, or that leave a block or the head random.
     """
-    if source.name.startswith("builtin:"):
+    if source.name == _TINY:
         tiny: Any = tiny_causal_model()
         model = tiny.to(device=device, dtype=dtype)
     else:
@@ -197,12 +208,12 @@ def _read_weights(
 ) -> tuple[Any, Collection[str]]:
     """The model of an auto class, and the names of the weights that its files lack."""
     options: dict[str, Any] = {"revision": source.identity["revision"], "trust_remote_code": source.trust_remote_code}
-    if spread and device.type == "cuda" and _needs_several_gpus(source.skeleton, dtype):
+    if spread and device.type == "cuda" and _needs_several_gpus(source, dtype, device):
         options["device_map"] = "auto"
     elif device.type == "cuda":
         options["device_map"] = {"": device}
     with _one_line(f"--model {source.name}", "weights that transformers can load"):
-        model, info = auto.from_pretrained(source.name, dtype=dtype, output_loading_info=True, **options)
+        model, info = auto.from_pretrained(_place(source.name), dtype=dtype, output_loading_info=True, **options)
     return model, info["missing_keys"]
 
 
@@ -211,10 +222,10 @@ def _load_config_and_tokenizer(name: str, revision: str | None, trust_remote_cod
 
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise ModelError(f"no folder {name}", "a local folder, a hub id or builtin:tiny", "check the path")
-    with _one_line(f"--model {name}", "a hub id, a local folder or builtin:tiny"):
-        config = AutoConfig.from_pretrained(name, **options)
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        raise ModelError(f"no folder {name}", "a local folder, a hub id or builtin:lab", "check the path")
+    with _one_line(f"--model {name}", "a hub id, a local folder or builtin:lab"):
+        config = AutoConfig.from_pretrained(_place(name), **options)
+        tokenizer = AutoTokenizer.from_pretrained(_place(name), **options)
     return config, tokenizer
 
 
@@ -239,11 +250,25 @@ def _encoder(model: Any) -> Any:
     return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
 
 
-def _needs_several_gpus(skeleton: Any, dtype: torch.dtype) -> bool:
+def _needs_several_gpus(source: ModelSource, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the weights are too large for the GPU of this process.
+
+    Raises:
+        ModelError: they are, and other processes of this machine would spread theirs over the same GPUs.
+    """
     if torch.cuda.device_count() < 2:
         return False
-    need = sum(parameter.numel() for parameter in skeleton.parameters()) * dtype.itemsize
-    return need > 0.9 * torch.cuda.mem_get_info()[0]
+    need = sum(parameter.numel() for parameter in source.skeleton.parameters()) * dtype.itemsize
+    free = torch.cuda.mem_get_info(device)[0]
+    if need <= 0.9 * free:
+        return False
+    if (processes := processes_here()) > 1:
+        raise ModelError(
+            f"{source.name}, {need / 1e9:.1f} GB of weights, in {processes} processes on one machine",
+            f"at most 0.9 of the {free / 1e9:.1f} GB that are free on {device}, since each would spread over all GPUs",
+            "start one process a machine, which spreads the blocks over its GPUs, or name a smaller --dtype",
+        )
+    return True
 
 
 @contextlib.contextmanager

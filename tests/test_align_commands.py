@@ -186,6 +186,20 @@ def test_what_cannot_be_is_one_line(run_probe: RunProbe, arguments: tuple[str, .
     assert "Traceback" not in done.stderr
 
 
+def test_reprobe_in_several_processes_is_refused_before_anything_is_computed(
+    run_probe: RunProbe, tmp_path: Path
+) -> None:
+    """The store, which the base would be retrieved from, is not even looked at."""
+    arguments = ("reprobe", "--base", "base", "--store", "nothing", "--adapter", "a", "--out", "c")
+    done = run_probe(*arguments, env={"RANK": "1", "WORLD_SIZE": "4"})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "probe reprobe in 4 processes; expected one; start it without torchrun" in done.stderr
+    assert not list(tmp_path.iterdir())
+    alone = run_probe(*arguments, env={"RANK": "0", "WORLD_SIZE": "1"})
+    assert alone.returncode == 2
+    assert "nothing" in alone.stderr
+
+
 @pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="no faiss")
 def test_settings_of_a_result_made_from_arrays_are_not_enough(run_probe: RunProbe, tmp_path: Path) -> None:
     import numpy as np

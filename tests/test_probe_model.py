@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from probe.errors import ModelError
 from probe.model import (
     _WEIGHT_FILES,
     LoadedModel,
+    _read_weights,
     context_length,
     find_blocks,
     folder_digest,
@@ -259,6 +261,51 @@ def test_a_device_that_is_not_there_is_one_line(device: str) -> None:
     with pytest.raises(ModelError, match=f"--device {device}") as caught:
         choose_device(device)
     assert is_one_line(caught.value)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> dict[torch.device, int]:
+    """Device -> free bytes, of two GPUs that are not there; asked for no other, and torchrun is not there either."""
+    free = {torch.device("cuda:0"): 10**12, torch.device("cuda:1"): 10**12}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 10**12))
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return free
+
+
+def test_a_model_is_spread_where_this_processes_own_gpu_is_too_small(
+    llama: Path, two_gpus: dict[torch.device, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_model(str(llama))
+    auto = SimpleNamespace(from_pretrained=lambda place, **options: (options["device_map"], {"missing_keys": ()}))
+    first, own = two_gpus
+    need = 4 * sum(parameter.numel() for parameter in source.skeleton.parameters())
+
+    def placed(spread: bool = True) -> Any:
+        return _read_weights(auto, source, torch.float32, own, spread)[0]
+
+    two_gpus[first] = 0
+    assert placed() == {"": own}, "the other process's GPU says nothing"
+    two_gpus.update({first: 10**12, own: need})
+    assert placed() == "auto"
+    assert placed(spread=False) == {"": own}
+    for names, refused in (
+        ({"WORLD_SIZE": "2"}, True),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, True),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "1"}, False),
+        ({"WORLD_SIZE": "1"}, False),
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in names.items():
+                patch.setenv(name, value)
+            if refused:
+                with pytest.raises(ModelError, match="in 2 processes on one machine") as caught:
+                    placed()
+                assert is_one_line(caught.value)
+                assert placed(spread=False) == {"": own}
+            else:
+                assert placed() == "auto"
 
 
 def test_a_device_that_is_there_is_taken() -> None:
