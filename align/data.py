@@ -152,11 +152,12 @@ def _named_task(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
     task = task_named(name, recipe.task.style)
     if langs is None:
         langs = ",".join(language_groups(name)["supervised"])
-    rows = task.rows(data, "train", langs)
+    rows = task.rows(data, "train", langs, recipe.task.rows)
     if name == "translation":
         rows, overlap = without_overlap(rows, keep=recipe.task.keep_overlap)
         return *split_examples(tuple(map(_example, rows))), {"overlap": {**asdict(overlap), "note": overlap.note}}
-    return tuple(map(_example, rows)), tuple(map(_example, task.rows(data, "dev", langs))), {}
+    development = task.rows(data, "dev", langs, recipe.task.dev_rows)
+    return tuple(map(_example, rows)), tuple(map(_example, development)), {}
 
 
 def _example(row: TaskRow) -> Example:

@@ -75,7 +75,7 @@ def over_seeds(runs: pd.DataFrame, system: str, quantity: str) -> dict[str, floa
 
 def _columns(plan: Plan) -> dict[str, dict[str, Any]]:
     """Quantity -> how it is read; one that is meant for each language becomes a column of each."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for quantity, spec in plan.recipe["columns"].items():
         if "each" in spec:
             codes = resolve_languages(spec["each"], tuple(known_languages()), "FLORES-200")
@@ -88,7 +88,7 @@ def _columns(plan: Plan) -> dict[str, dict[str, Any]]:
 def _paper(plan: Plan, reference: str, system: str, quantity: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     """What the paper has for a cell: a number of a table or a statement, or words."""
     if "statement" in spec:
-        return {"paper": statements()[spec["statement"]].value, "says": None}
+        return {"paper": statements()[spec["statement"].format(reference=reference)].value, "says": None}
     table = published_tables().get(spec.get("table", plan.recipe["table"]))
     own = [row for row in table.rows if row.system == system and row.model in (reference, None)] if table else []
     says = spec.get("says") if spec.get("of", system) == system else None
@@ -125,14 +125,15 @@ def _values(
     """Seed -> value; seed 0 of what depends on none."""
     before = spec.get("minus")
     found = {}
-    for step in steps.plan.instances(spec["from"], system):
+    names = [spec["from"]] if isinstance(spec["from"], str) else spec["from"]
+    for step in [each for name in names for each in steps.plan.instances(name, system)]:
         if step.id in steps.refused:
             continue
         own = _read(steps.folder(step.id), spec, steps.plan, system, quantity, notes)
         if before is not None:
             if system == before:
                 continue
-            theirs = [each for each in steps.plan.instances(spec["from"], before) if each.seed == step.seed]
+            theirs = [each for each in steps.plan.instances(step.name, before) if each.seed in (None, step.seed)]
             base = _read(steps.folder(theirs[0].id), spec, steps.plan, system, quantity, notes)
             own = {label: value - base[label] for label, value in own.items() if label in base}
         values = np.array(list(own.values()), dtype=float)

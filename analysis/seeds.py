@@ -39,17 +39,15 @@ def over_seeds(
     every = means.directions * bootstrap.sentences
     rows = []
     for model, results in runs.items():
-        sums = [mean_sums(result, documents, means) for result in results]
+        each = [mean_sums(result, documents, means) for result in results]
         for layer in sorted(base.layers):
-            change = sum(own[layer] for own in sums) - len(sums) * held[layer]
-            low, high = bootstrap.interval(np.asarray(change), means.directions * len(sums))
-            own, other = (
-                each.sum(axis=-1) / every for each in (held[layer], sum(own[layer] for own in sums) / len(sums))
-            )
+            together = np.sum([sums[layer] for sums in each], axis=0)
+            low, high = bootstrap.interval(together - len(each) * held[layer], means.directions * len(each))
+            own, other = held[layer].sum(axis=-1) / every, together.sum(axis=-1) / (every * len(each))
             rows += [
                 {
                     "model": model, "layer": layer, "group": group, "base": own[place], "other": other[place],
-                    "difference": other[place] - own[place], "low": low[place], "high": high[place], "runs": len(sums),
+                    "difference": other[place] - own[place], "low": low[place], "high": high[place], "runs": len(each),
                 }
                 for place, group in enumerate(means.names)
             ]  # fmt: skip
