@@ -39,10 +39,10 @@ def through_english(source: str, langs: str, out: str) -> None:
         raise AlignError(
             f"{source}: no two languages share {FEWEST} English sentences", "one pair at least", "give other data"
         )
-    for (a, b), lines in kept.items():
-        _write(Path(out), f"shared.{a}-{b}", {code: [of[code][line] for line in lines] for code in (a, b)})
-    for code, own in of.items():
-        _write(Path(out), f"own.{code}-eng_Latn", {code: [*own.values()], "eng_Latn": [*own]})
+    for (a, b), common in kept.items():
+        _write(Path(out), f"shared.{a}-{b}", {code: [of[code][line] for line in common] for code in (a, b)})
+    for code, lines in of.items():
+        _write(Path(out), f"own.{code}-eng_Latn", {code: [*lines.values()], "eng_Latn": [*lines]})
 
 
 def read_talks(source: str, out: str) -> None:

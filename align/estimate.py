@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -65,6 +66,7 @@ class Cost:
     """Bytes that it leaves."""
 
 
+@cache
 def structure(model: str) -> Structure:
     """Of a described model (`reproduction.yaml`) without reading anything of it, else from its configuration and tokenizer.
 

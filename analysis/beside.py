@@ -100,7 +100,7 @@ def _header(plan: Plan, reference: str) -> list[str]:
     other = [
         f"{key} {plan.constants[key]} (paper {paper})" if paper is not None else f"{key} {plan.constants[key]}"
         for key, paper in plan.used.items()
-        if key != "model_name" and plan.constants[key] != paper
+        if key != "model_name" and plan.constants[key] != paper and "{" not in str(paper)
     ]
     settings = f": {', '.join(other)}" if other else ", all of them the paper's"
     seeded = any(step.seed is not None for step in plan.steps.values())

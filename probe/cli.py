@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
@@ -992,10 +993,15 @@ def reproduce(
         print(f"Figure  {drawn[0]}")
 
 
+@cache
+def _root() -> Any:
+    """The command line, to take and run the words of a step."""
+    return typer.main.get_command(app)
+
+
 def _parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
     """A command's name and its options as its function takes them, defaults included."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    with commands[words[0]].make_context(words[0], list(words[1:])) as context:
+    with _root().commands[words[0]].make_context(words[0], list(words[1:])) as context:
         return words[0], dict(context.params)
 
 
@@ -1021,7 +1027,7 @@ def _execute(words: list[str], device: str) -> None:
     if device != "auto" and words[0] in ("extract", "retrieve", "train", "evaluate"):
         words = [*words, "--device", device]
     with contextlib.redirect_stdout(io.StringIO()):
-        typer.main.get_command(app).main(words, prog_name="probe", standalone_mode=False)
+        _root().main(words, prog_name="probe", standalone_mode=False)
     gc.collect()  # a model's memory is free for the next step
 
 

@@ -283,7 +283,7 @@ class _Filling:
             return self._step(name)
         if name in self.constants and name not in self.systems[self.system]:
             self.used[name] = None
-            return "null" if self.constants[name] is None else str(self.constants[name])
+            return "null" if self.constants[name] is None else _filled(str(self.constants[name]), self.value)
         self.uses_system |= any(name in own for own in self.systems.values())
         given = self.systems[self.system].get(name)
         return None if given is None else _filled(given, self.value)
