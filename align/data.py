@@ -83,6 +83,8 @@ class _Part(NamedTuple):
 def _pairs(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
     align = recipe.align
     sets = [each for spec in align.pairs for each in read_pairs(spec, align.langs, align.relation, align.allow_flores)]
+    if align.rows is not None:
+        sets = [each.take(range(min(align.rows, len(each)))) for each in sets]
     kept, filters = filter_pairs(sets) if align.allow_flores else filter_pairs(sets, is_evaluated)
     train, development, split = split_development(kept)
     longest = min(align.max_length, source.context)

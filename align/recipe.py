@@ -44,6 +44,7 @@ class Alignment:
 
     pairs: tuple[str, ...] = _constant((), "yours: folders, files or named corpora of parallel text")
     langs: str | None = _constant(None, "yours: of those, these languages only")
+    rows: int | None = _constant(None, "yours: of each set of pairs the first N, before the filters; null: all")
     relation: Literal["to-english", "either", "all"] = _constant("to-english", _CODE)
     exponent: float = _constant(0.3, "near-uniform over language pairs: pairs are drawn in proportion to n ** exponent")
     layers: tuple[int | str, ...] = _constant(("middle",), "paper, section 3: the middle block, 16 of 32")
@@ -144,9 +145,8 @@ class Recipe:
         }
         if self.align.cache_chunk is not None:
             positive["align.cache_chunk"] = self.align.cache_chunk
-        for name, count in (("rows", self.task.rows), ("dev_rows", self.task.dev_rows)):
-            if count is not None:
-                positive[f"task.{name}"] = count
+        counts = {"align.rows": self.align.rows, "task.rows": self.task.rows, "task.dev_rows": self.task.dev_rows}
+        positive |= {name: count for name, count in counts.items() if count is not None}
         for name, value in positive.items():
             if not value > 0:
                 raise AlignError(f"{name}: {value}", "more than 0", f"give --set {name}=...")
