@@ -90,6 +90,8 @@ class _Part(NamedTuple):
 def _pairs(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
     align = recipe.align
     sets = [each for spec in align.pairs for each in read_pairs(spec, align.langs, align.relation, align.allow_flores)]
+    if align.rows is not None:
+        sets = [each.take(range(min(align.rows, len(each)))) for each in sets]
     kept, filters = filter_pairs(sets) if align.allow_flores else filter_pairs(sets, is_evaluated)
     train, development, split = split_development(kept)
     longest = min(align.max_length, source.context)
@@ -161,11 +163,12 @@ def _named_task(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
     task = task_named(name, recipe.task.style)
     if langs is None:
         langs = ",".join(_supervised(name))
-    rows = task.rows(data, "train", langs)
+    rows = task.rows(data, "train", langs, recipe.task.rows)
     if name == "translation":
         rows, overlap = without_overlap(rows, keep=recipe.task.keep_overlap)
         return *split_examples(tuple(map(_example, rows))), {"overlap": {**asdict(overlap), "note": overlap.note}}
-    return tuple(map(_example, rows)), tuple(map(_example, task.rows(data, "dev", langs))), {}
+    development = task.rows(data, "dev", langs, recipe.task.dev_rows)
+    return tuple(map(_example, rows)), tuple(map(_example, development)), {}
 
 
 def _supervised(task: str) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class Alignment:
 
     pairs: tuple[str, ...] = _constant((), "yours: folders, files or named corpora of parallel text")
     langs: str | None = _constant(None, "yours: of those, these languages only")
+    rows: int | None = _constant(None, "yours: of each set of pairs the first N, before the filters; null: all")
     relation: Literal["to-english", "either", "all"] = _constant("to-english", _CODE)
     exponent: float = _constant(0.3, "near-uniform over language pairs: pairs are drawn in proportion to n ** exponent")
     layers: tuple[int | str, ...] = _constant(("middle",), "paper, section 3: the middle block, 16 of 32")
@@ -77,6 +78,10 @@ class Task:
     )
     langs: str | None = _constant(None, "of a named task: its languages; null: those that the paper supervises")
     style: str | None = _constant(None, "of slots: fine-tuned, as-run or zero-shot prompts; null: fine-tuned")
+    rows: int | None = _constant(None, "of a named task: the first N rows to train on of each language; null: all")
+    dev_rows: int | None = _constant(
+        None, "of slots and entities: the first N development rows of each language, for small runs; null: all"
+    )
     keep_overlap: bool = _constant(
         False, "of translation: rows that hold a sentence of FLORES-200, as ALMA's do, stay; without: they are left out"
     )
@@ -140,6 +145,8 @@ class Recipe:
         }
         if self.align.cache_chunk is not None:
             positive["align.cache_chunk"] = self.align.cache_chunk
+        counts = {"align.rows": self.align.rows, "task.rows": self.task.rows, "task.dev_rows": self.task.dev_rows}
+        positive |= {name: count for name, count in counts.items() if count is not None}
         for name, value in positive.items():
             if not value > 0:
                 raise AlignError(f"{name}: {value}", "more than 0", f"give --set {name}=...")
@@ -173,6 +180,14 @@ class Recipe:
                 f"task.langs: {self.task.langs} of a jsonl file",
                 "a task by name",
                 "give --set task.name=..., or leave it out",
+            )
+        if self.task.name == "jsonl" and self.task.rows is not None:
+            raise AlignError(f"task.rows: {self.task.rows} of a jsonl file", "a task by name", "leave task.rows out")
+        if self.task.name not in ("slots", "entities") and self.task.dev_rows is not None:
+            raise AlignError(
+                f"task.dev_rows: {self.task.dev_rows} of {self.task.name}",
+                "slots or entities, which have development rows of their own",
+                "leave task.dev_rows out",
             )
         if self.task.name != "slots" and self.task.style is not None:
             raise AlignError(

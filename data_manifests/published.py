@@ -202,6 +202,11 @@ def model_name(model: str) -> str:
     return str(_paper()["models"][model]["name"])
 
 
+def model_short(hub_id: str) -> str | None:
+    """`meta-llama/Meta-Llama-3-8B-Instruct` -> `llama3`; None of a model that is not the paper's."""
+    return next((short for short, each in _paper()["models"].items() if each["id"] == hub_id), None)
+
+
 def published_retrieval(model: str, adapter: str | None, languages: Collection[str]) -> PublishedValue | None:
     """The paper's aggregate retrieval accuracy (Table 2; section 4.2: mean over directions and even layers, 0 left out).
 

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
@@ -27,7 +28,7 @@ app.add_typer(data, name="data")
 
 _WHOLE = 2**16
 """Columns of a page on which every table and sentence has room."""
-_RESUMED = ("extract", "retrieve", "train", "demo", "reprobe")
+_RESUMED = ("extract", "retrieve", "train", "demo", "reprobe", "reproduce")
 """Commands that go on where they stopped; the others begin anew."""
 
 _DEMO_ALIGNED = "cy,sw"
@@ -951,6 +952,153 @@ def demo(
         "Next     probe extract --model YOUR_MODEL --corpus flores200 --out store\n"
         "         probe retrieve store --out result"
     )
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str, typer.Argument(help="A table or figure of the paper: fig1a, table2-slots, ...; list prints all.")
+    ],
+    model: Annotated[str, typer.Option(help="Hub id, local folder, or an embedded model.")] = "builtin:tiny",
+    seeds: Annotated[int, typer.Option(help="Seeds 1 to N of what is trained.")] = 3,
+    constants: Annotated[
+        str,
+        typer.Option(
+            help="paper, paper-as-written (the alternation as the text has it) or small; auto: small below a billion weights."
+        ),
+    ] = "auto",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a constant of the recipe: test_rows=20; may be given several times."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan with its GPU hours and disk, and compute nothing.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Where steps, tables and figures go; recipes share their steps there.")
+    ] = Path("reproduction"),
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """A table or figure of the paper: its steps, resumed after a kill, and ours beside the paper's."""
+    from data_manifests.reproduction import reproduction, reproduction_names
+
+    if name == "list":
+        titles = {each: reproduction(each)["title"] for each in reproduction_names()}
+        _print_json(titles) if as_json else print("\n".join(f"{each:20} {title}" for each, title in titles.items()))
+        return
+    from align.estimate import structure
+    from probe.steps import Steps, make_plan, refuse_missing_data
+
+    make_plan(name, model, seeds, "paper", changes or ())  # an unknown name is refused before a model is looked for
+    size = structure(model)
+    chosen = ("small" if size.weights < 1e9 else "paper") if constants == "auto" else constants
+    plan = make_plan(name, model, seeds, chosen, changes or ())
+    costs = _costs(plan, size)
+    if dry_run:
+        _show_plan(plan, costs, size, as_json)
+        return
+    from analysis.beside import beside
+    from analysis.report import refuse_other_folder
+    from figures.reproduced import draw_reproduced
+    from probe.model import open_model
+
+    refuse_other_folder(out / name)
+    refuse_missing_data(plan)
+    steps = Steps(plan, out, dict(open_model(model).identity))
+    steps.run(lambda words: _execute(words, device), lambda line: print(line, file=sys.stderr))
+    report = beside(steps)
+    drawn = draw_reproduced(steps, out / name / "figures")
+    _finish_report(report, out / name, as_json)
+    if drawn and not as_json:
+        print(f"Figure  {drawn[0]}")
+
+
+@cache
+def _root() -> Any:
+    """The command line, to take and run the words of a step."""
+    return typer.main.get_command(app)
+
+
+def _parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """A command's name and its options as its function takes them, defaults included."""
+    with _root().commands[words[0]].make_context(words[0], list(words[1:])) as context:
+        return words[0], dict(context.params)
+
+
+def _costs(plan: Any, size: Any) -> dict[str, Any]:
+    """Step's id -> what it costs; a step whose words its command does not take is a fault of the recipe, found here."""
+    from align.estimate import cost
+
+    commands = {step.id: plan.command(step, lambda step_id: f"OUT/{step_id}") for step in plan.steps.values()}
+    return {step: cost(*_parsed(words), size) for step, words in commands.items() if words[0] != "python"}
+
+
+def _execute(words: list[str], device: str) -> None:
+    """Run a step in this process; what it prints for people goes nowhere, since its files hold it."""
+    import contextlib
+    import gc
+    import importlib
+    import io
+
+    if words[0] == "python":
+        module, _, function = words[1].partition(":")
+        getattr(importlib.import_module(module), function)(*words[2:])
+        return
+    if device != "auto" and words[0] in ("extract", "retrieve", "train", "evaluate"):
+        words = [*words, "--device", device]
+    with contextlib.redirect_stdout(io.StringIO()):
+        _root().main(words, prog_name="probe", standalone_mode=False)
+    gc.collect()  # a model's memory is free for the next step
+
+
+def _show_plan(plan: Any, costs: dict[str, Any], size: Any, as_json: bool) -> None:
+    """The steps of a plan with what each costs."""
+    import shlex
+
+    from align.estimate import ASSUMED
+
+    none = {"flop": 0.0, "seconds": 0.0, "disk": 0.0}
+    rows, digests = [], plan.digests(plan.model)
+    for step in {
+        digests[step.id]: step for step in reversed(plan.steps.values())
+    }.values():  # of several alike, the first
+        own = vars(costs[step.id]) if step.id in costs else none
+        words = plan.command(step, lambda step_id: f"OUT/{step_id}")
+        rows.append({"step": step.id, "kept": step.keep, **own, "command": shlex.join(words)})
+    rows.reverse()
+    kept = sum(row["disk"] for row in rows if row["kept"])
+    passing = max((row["disk"] for row in rows if not row["kept"]), default=0.0)
+    total = {"gpu_hours": sum(row["seconds"] for row in rows) / 3600, "disk": kept, "disk_most": kept + passing}
+    data = {name: each.told for name, each in plan.data.items()}
+    if as_json:
+        told = {
+            "recipe": plan.name,
+            "model": plan.model,
+            "constants": plan.chosen,
+            "seeds": list(plan.seeds),
+            "data": data,
+        }
+        _print_json({**told, "steps": rows, **total, "assumed": ASSUMED, "structure": vars(size)})
+        return
+    print(
+        f"{plan.recipe['title']}\n{plan.model}: {size.depth} blocks, {size.weights / 1e9:.3g} billion weights; constants `{plan.chosen}`, {len(plan.seeds)} seeds"
+    )
+    print("\n".join(f"Data: {told}" for told in data.values()))
+    print(f"\n{'step':32} {'PFLOP':>10} {'GPU h':>8} {'disk':>10}")
+    for row in rows:
+        dropped = "" if row["kept"] else " (removed when used)"
+        print(
+            f"{row['step']:32} {row['flop'] / 1e15:10.3g} {row['seconds'] / 3600:8.3f} {_bytes(row['disk']):>10}{dropped}\n    probe {row['command']}"
+        )
+    print(
+        f"\nTogether {total['gpu_hours']:.2f} GPU hours, {_bytes(kept)} kept, at most {_bytes(total['disk_most'])} at a time"
+    )
+    print("\n".join(f"Assumed: {line}." for line in ASSUMED))
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 @data.command("list")

@@ -464,3 +464,10 @@ def forward(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch
     with fast_linears(loaded.model.get_input_embeddings().weight):
         output = loaded.model(input_ids=ids, attention_mask=mask.long(), **options)
     return output[0]
+
+
+def described_model(architecture: Mapping[str, Any]) -> Any:
+    """The base model of a described architecture on the meta device: its structure, without weights or a network."""
+    from transformers import AutoConfig
+
+    return _skeleton(AutoConfig.for_model(**architecture), trust_remote_code=False)

@@ -113,3 +113,17 @@ def test_differences_are_named() -> None:
     other = as_tree(load_recipe("align", (*GIVEN, "align.temperature=0.5", "seed=2")))
     assert differences(one, other) == ["align.temperature (0.1, now 0.5)", "seed (1, now 2)"]
     assert differences(one, one) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (("task.name=slots", "task.rows=0"), "task.rows: 0"),
+        (("align.rows=-1",), "align.rows: -1"),
+        (("task.rows=5",), "of a jsonl file"),
+        (("task.name=translation", "task.dev_rows=5"), "task.dev_rows: 5 of translation"),
+    ],
+)
+def test_rows_of_small_runs_are_checked(changes: tuple[str, ...], told: str) -> None:
+    with pytest.raises(AlignError, match=told):
+        load_recipe("align", changes)

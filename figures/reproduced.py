@@ -1,0 +1,38 @@
+"""The figure that ends a reproduction: what training did to the curve of a model, the mean over seeds beside the base."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from analysis.seeds import over_seeds
+from figures.save import save
+from figures.tuned import tuned
+from probe.results import RetrievalResult
+from probe.steps import Steps
+
+
+def draw_reproduced(steps: Steps, out: Path) -> list[Path]:
+    """What a recipe's `figure` names: `copy` of the figures that a step drew, or `tuned`, a result over systems beside a base.
+
+    Returns:
+        The files written; none where the recipe has no figure, or where what it would show was refused.
+    """
+    plan, spec = steps.plan, steps.plan.recipe.get("figure")
+    if spec is None:
+        return []
+    if "copy" in spec:
+        drawn = [step for system in plan.systems for step in plan.instances(spec["copy"], system)]
+        made = [
+            path for step in drawn if step.id not in steps.refused for path in sorted(steps.folder(step.id).iterdir())
+        ]
+        out.mkdir(parents=True, exist_ok=True)
+        return sorted({Path(shutil.copy(path, out / path.name)) for path in made})
+    base = steps.folder(plan.instances(spec["tuned"], spec["base"])[0].id)
+    runs = {
+        system: [RetrievalResult.load(steps.folder(step.id)) for step in plan.instances(spec["tuned"], system)]
+        for system in plan.systems
+        if system != spec["base"]
+    }
+    layers, controls = over_seeds(RetrievalResult.load(base), runs, spec.get("langs"))
+    return save(tuned(layers, controls, spec["base"], spec.get("group", "mean")), layers, out / plan.name)
