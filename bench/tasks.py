@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+
 class Task(NamedTuple):
     name: str
     main: str
