@@ -683,6 +683,8 @@
   }
 
   const scores = () => DATA.scores[state.scores];
+  /** A score in percent or as a share, in four digits; the CSV has all of them. */
+  const readable = (score) => String(Number(score.toPrecision(4)));
 
   /** Group -> [accuracy in percent, score, code] of the shown languages, at this layer. */
   function scattered() {
@@ -731,7 +733,7 @@
         }
         for (const [x, y, code] of places) {
           const mark = SHAPES[number % 4](px(x), py(y));
-          mark.append(drawn("title", {}, `${DATA.languages[code].name}: accuracy ${x.toFixed(1)} %, ${scores().metric} ${y}`));
+          mark.append(drawn("title", {}, `${DATA.languages[code].name}: accuracy ${x.toFixed(1)} %, ${scores().metric} ${readable(y)}`));
           drawing.append(mark);
         }
         svg.append(drawing);
@@ -796,7 +798,7 @@
       const score = scored ? scoreOf(code) : undefined;
       return element("tr", { className: state.hidden.has(code) ? "off" : "" },
         element("th", { scope: "row" }, element("label", {}, tick, language.name)),
-        number, ...(scored ? [element("td", {}, score === undefined ? "–" : String(score))] : []),
+        number, ...(scored ? [element("td", {}, score === undefined ? "–" : readable(score))] : []),
         element("td", { className: "words" }, autonym(code)), words(code), words(language.family), words(language.script), words(language.level),
         ...(tokens ? [element("td", {}, code in result().tokens ? result().tokens[code].toFixed(1) : "–")] : []));
     });
