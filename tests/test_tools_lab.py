@@ -11,22 +11,24 @@ import pytest
 import torch
 from lab_data import (
     ALONE,
+    ANSWER,
     BOS,
     EOS,
     LANGUAGES,
     PAD,
     PAIRED,
-    SPECIAL,
     SUPERVISED,
     Mixture,
+    Pooled,
     Shares,
     batches,
     draw_shares,
     learn_tokenizer,
     part_of,
+    tag,
     tokenised,
 )  # fmt: skip
-from train_lab import Settings, hidden_states, new_model, train
+from train_lab import Settings, new_model, pooled_states, train, whole_states
 
 from align.examples import Message, encode_prompts, end_of_turn
 from align.tasks.slots import Slots
@@ -55,9 +57,9 @@ def test_rows_are_shared_out_by_their_id_alone() -> None:
 
 
 def test_shares_are_drawn_independently_and_leave_the_supervised_languages_alone() -> None:
-    one, again, two, natural = draw_shares(1), draw_shares(1), draw_shares(2), draw_shares(None)
+    one, again, two = draw_shares(1), draw_shares(1), draw_shares(2)
     assert one == again != two
-    for shares in (one, two, natural):
+    for shares in (one, two):
         assert all(shares.paired[code] == shares.alone[code] == max(PAIRED) for code in SUPERVISED)
         others = [code for code in LANGUAGES if code not in SUPERVISED]
         assert sorted(shares.paired[code] for code in others) == sorted(PAIRED)
@@ -70,64 +72,99 @@ def test_shares_are_drawn_independently_and_leave_the_supervised_languages_alone
 
 
 def test_sequences_read_as_they_are_described(sentences, tokenizer) -> None:
-    """Every kind: the source and what follows are the same row of the languages that the tag says, within their shares."""
+    """Every kind: what is read and what is told are the same row of the languages that the tag says, within their shares."""
     texts = tokenised(tokenizer, sentences)
     shares = Shares(dict.fromkeys(LANGUAGES, 10), dict.fromkeys(LANGUAGES, 20))
+
+    def sentence(ids: np.ndarray) -> tuple[str, int]:
+        said = tokenizer.decode(ids).strip()
+        assert said in sentences[said_in[said]]
+        return said_in[said], int(said.split()[-1])
+
+    said_in = {text: code for code, own in sentences.items() for text in own}
     kinds = set()
-    for batch in islice(batches(texts, shares, Mixture(pair=0.5, copy=0.25, hidden_words=0.5), 16, seed=0), 20):
-        for ids, start, targets, pooled in zip(batch.ids, batch.start, batch.targets, batch.pooled, strict=True):
-            source, tag = ids[start : batch.source], int(ids[batch.source])
-            said = tokenizer.decode(targets[targets >= 0][:-1]).strip()
-            assert targets[targets >= 0][-1] == EOS
-            assert (ids[:start] == PAD).all()
-            assert len(source) == 0 or (source[0] == BOS and source[-1] == EOS)
-            heard = tokenizer.decode(source[1:-1]).strip()
-            row, seen = int(said.split()[-1]), ids[batch.source + 1 :][: len(targets[targets >= 0]) - 1]
-            kept = seen == targets[targets >= 0][:-1]
-            assert (kept | (seen == PAD)).all()
-            assert pooled or kept.all()
-            if tag == BOS:
+    for batch in islice(batches(texts, shares, Mixture(pooled=0.4, pair=0.2, copy=0.2), 16, seed=0), 40):
+        if isinstance(batch, Pooled):
+            for x, length, languages, targets in zip(*batch, strict=True):
+                assert (x[0], x[length - 1]) == (BOS, EOS)
+                assert (x[length:] == PAD).all()
+                code, row = sentence(x[1 : length - 1])
+                assert row < 10
+                for place, of_y in zip(languages, targets, strict=True):
+                    assert sentence(of_y[of_y >= 0]) == (LANGUAGES[place], row)
+                    assert LANGUAGES[place] != code
+            kinds.add("pooled")
+            continue
+        for ids, targets in zip(*batch, strict=True):
+            told = np.flatnonzero(targets >= 0)
+            assert (targets[told] == ids[told + 1]).all()
+            assert (ids[told[-1] + 2 :] == PAD).all()
+            assert targets[told[-1]] == EOS
+            said, row = sentence(targets[told[:-1]])
+            kind = ids[told[0]]
+            if kind == BOS:
                 kinds.add("plain")
-                assert heard == ""
-            elif tag == 3:
-                kinds.add("copy")
-                assert heard == said
-            else:
-                kinds.add("pair")
-                code = LANGUAGES[tag - len(SPECIAL)]
-                assert said == sentences[code][row] != heard
-                assert heard.split()[-1] == said.split()[-1]
-            assert row < (10 if tag not in (BOS, 3) else 20)
-            assert not pooled or tag not in (BOS, 3)
-    assert kinds == {"plain", "copy", "pair"}
+                assert told[0] == 0
+                continue
+            assert (ids[0], ids[told[0] - 1]) == (BOS, EOS)
+            heard, same = sentence(ids[1 : told[0] - 1])
+            assert same == row < (20 if kind == ANSWER else 10)
+            assert (heard == said) == (kind == ANSWER)
+            assert kind in (ANSWER, tag(LANGUAGES.index(said)))
+            kinds.add("copy" if kind == ANSWER else "pair")
+    assert kinds == {"pooled", "plain", "copy", "pair"}
 
 
-def test_pooled_rows_see_of_the_source_its_mean_alone() -> None:
-    """Pooled below the first block, what follows cannot tell the order of the source's words; not pooled it can."""
+def test_a_language_with_few_paired_rows_is_told_those_rows_only(sentences, tokenizer) -> None:
+    """Of the further translations too, which are drawn apart from the first."""
+    rare = LANGUAGES.index("cym_Latn")
+    shares = Shares(dict.fromkeys(LANGUAGES, 40) | {"cym_Latn": 3}, dict.fromkeys(LANGUAGES, 40))
+    seen = set()
+    for batch in islice(batches(tokenised(tokenizer, sentences), shares, Mixture(), 64, seed=0), 30):
+        if isinstance(batch, Pooled):
+            for place, column in np.argwhere(batch.language == rare):
+                told = batch.targets[place, column]
+                seen.add(int(tokenizer.decode(told[told >= 0]).split()[-1]))
+    assert seen == {0, 1, 2}
+
+
+def test_what_is_told_of_a_pooled_row_is_told_by_its_mean_alone() -> None:
+    """Pooled below the first block the order of x's words is lost; above, only what is no padding counts; noise changes it."""
     torch.manual_seed(0)
     model = new_model(SMALL).double()
-    ids = torch.tensor([[PAD, 0, 30, 31, 32, 1, 5, 40, 41, 1]] * 2)
-    ids[1, 2:5] = torch.tensor([32, 30, 31])
-    start = torch.tensor([1, 1])
-    for pooled in (True, False):
-        states = hidden_states(model, ids, start, torch.tensor([pooled] * 2), 6, 0)
-        assert torch.allclose(states[0, 6:], states[1, 6:], atol=1e-12) is pooled
-    deeper = [
-        hidden_states(model, each, start, torch.tensor([True] * 2), 6, 2) for each in (ids, ids.where(ids != 31, 33))
-    ]
-    assert not torch.allclose(deeper[0][0, 6:], deeper[1][0, 6:], atol=1e-6)
+    x, length, language = torch.tensor([[BOS, 30, 31, 32, EOS, PAD]]), torch.tensor([5]), torch.tensor([[1, 2]])
+    turned, longer = x[:, [0, 3, 1, 2, 4, 5]], torch.cat([x, torch.full((1, 3), PAD)], dim=1)
+
+    def states(ids: torch.Tensor, middle: int, noise: float = 0.0) -> torch.Tensor:
+        return pooled_states(model, ids, length, language, middle, noise)
+
+    assert states(x, 0).shape == (1, 2, SMALL.hidden)
+    assert torch.allclose(states(x, 0), states(turned, 0), atol=1e-6)
+    assert not torch.allclose(states(x, 2), states(turned, 2), atol=1e-4)
+    assert torch.allclose(states(x, 2), states(longer, 2), atol=1e-6)
+    assert not torch.allclose(states(x, 2)[:, 0], states(x, 2)[:, 1], atol=1e-4)
+    assert not torch.allclose(states(x, 2, noise=0.5), states(x, 2), atol=1e-4)
 
 
-def test_rows_that_are_not_pooled_are_those_of_the_plain_network() -> None:
-    """Nothing is left of the training's mask in the model that is shipped."""
+def test_a_pooled_row_of_one_state_is_the_plain_network_of_two() -> None:
+    """The blocks are those of the plain network: x of one token, whose mean is itself, is read as `x <to-language>` is."""
     torch.manual_seed(0)
     model = new_model(SMALL).double()
-    ids = torch.tensor([[PAD, PAD, 0, 30, 31, 1, 5, 40, 41, 1], [0, 33, 34, 35, 36, 1, 5, 42, 43, 1]])
-    start = torch.tensor([2, 0])
-    states = hidden_states(model, ids, start, torch.tensor([False, False]), 6, 2)
-    for row, first in enumerate(start):
-        alone = model.model(ids[row : row + 1, first:]).last_hidden_state
-        assert torch.allclose(states[row, first:], alone[0], atol=1e-9)
+    x, language = torch.tensor([[BOS]]), torch.tensor([[3]])
+    pooled = pooled_states(model, x, torch.tensor([1]), language, 0)[0]
+    plain = model.model(torch.tensor([[BOS, tag(3)]])).last_hidden_state[0, 1:]
+    assert torch.allclose(pooled, plain, atol=1e-6)
+
+
+def test_whole_sequences_are_those_of_the_plain_network() -> None:
+    """Padding behind a sequence changes nothing in it."""
+    torch.manual_seed(0)
+    model = new_model(SMALL).double()
+    ids = torch.tensor([[BOS, 30, 31, EOS, 5, 40, 41, EOS, PAD, PAD], [BOS, 33, 34, 35, 36, EOS, 5, 42, 43, EOS]])
+    states = whole_states(model, ids)
+    for row, length in enumerate((8, 10)):
+        alone = model.model(ids[row : row + 1, :length]).last_hidden_state
+        assert torch.allclose(states[row, :length], alone[0], atol=1e-9)
 
 
 def test_a_run_ends_in_a_model_that_loads_and_a_killed_one_goes_on(

@@ -17,7 +17,7 @@ LANGUAGES = language_sets()["slots20"]
 SUPERVISED = ("arb_Arab", "eng_Latn", "spa_Latn", "rus_Cyrl", "zho_Hans")
 BOS, EOS, PAD, ANSWER = range(4)
 SPECIAL = ("<s>", "</s>", "<pad>", "<answer>")
-COPY, PAIR, PLAIN = range(3)
+POOLED, PAIR, COPY, PLAIN = range(4)
 
 _TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<s>' + message['content'] + '</s>' }}"
@@ -48,26 +48,25 @@ class Shares:
     paired: Mapping[str, int]
     alone: Mapping[str, int]
 
+    @property
+    def of_paired(self) -> np.ndarray:
+        """In the order of LANGUAGES."""
+        return np.array([self.paired[code] for code in LANGUAGES])
+
+
+TRANSLATIONS = 4
+"""Told of each pooled row."""
 
 PAIRED = (7400,) * 4 + (3000,) * 4 + (600,) * 4 + (150,) * 3
 ALONE = (7400,) * 5 + (2000,) * 5 + (500,) * 5
 """Levels of the 15 languages that slot filling does not supervise."""
 
-_NATURAL = (
-    "deu_Latn", "fra_Latn", "jpn_Jpan", "hin_Deva",  "tur_Latn", "ell_Grek", "tha_Thai", "afr_Latn",
-    "isl_Latn", "tgl_Latn", "azj_Latn", "cym_Latn", "urd_Arab", "jav_Latn", "swh_Latn",
-)  # fmt: skip
-"""From much to little text in the world, as we judge it: an order by hand, of which nothing but the demonstration depends."""
 
-
-def draw_shares(seed: int | None) -> Shares:
+def draw_shares(seed: int) -> Shares:
     """The five supervised languages have everything. Of the other 15 each level of paired and of monolingual text goes to
-    languages drawn by the seed, the two independently; without a seed both go down a natural order."""
+    languages drawn by the seed, the two independently."""
     others = [code for code in LANGUAGES if code not in SUPERVISED]
-    assert sorted(others) == sorted(_NATURAL)
     full = dict.fromkeys(SUPERVISED, max(PAIRED))
-    if seed is None:
-        return Shares(full | dict(zip(_NATURAL, PAIRED, strict=True)), full | dict(zip(_NATURAL, ALONE, strict=True)))
     random = np.random.default_rng([seed, 0])
     orders = [[others[place] for place in random.permutation(len(others))] for _ in range(2)]
     return Shares(
@@ -129,77 +128,84 @@ def tokenised(tokenizer: Any, rows: Mapping[str, Sequence[str]]) -> Texts:
     return Texts(ids, lengths)
 
 
-class Batch(NamedTuple):
-    """Sequences `<s> x </s> <to-language> y </s>`, all with `<to-language>` in the same column: x stands right before it.
+class Pooled(NamedTuple):
+    """Rows of which the words of several translations y are told from the mean of x's states at the middle block."""
 
-    A copy has `<answer>` there and x again behind it; a sentence alone is `<s> y </s>` with nothing before.
+    x: np.ndarray
+    """`(row, column)`: `<s> x </s>`, filled up with PAD."""
+    length: np.ndarray
+    """`(row,)`: the columns of x that are not PAD."""
+    language: np.ndarray
+    """`(row, translation)`: the place of y's language in LANGUAGES."""
+    targets: np.ndarray
+    """`(row, translation, column)`: y, -100 behind it."""
+
+
+class Whole(NamedTuple):
+    """Sequences `<s> x </s> <to-language> y </s>`, of which all of x is seen.
+
+    A copy has `<answer>` before y, which is x again; a sentence alone is `<s> y </s>`.
     """
 
     ids: np.ndarray
-    """`(row, column)`."""
-    start: np.ndarray
-    """`(row,)`: the column of the first token."""
+    """`(row, column)`, filled up with PAD."""
     targets: np.ndarray
-    """`(row, column - source)`: the token that follows, -100 where there is none."""
-    pooled: np.ndarray
-    """`(row,)` bool: y sees of x only the mean of its states at the middle block."""
-    source: int
-    """The column of the tag."""
-
-    @property
-    def tokens(self) -> int:
-        return int((self.ids.shape[1] - self.start).sum() - (self.targets == -100).sum())
+    """`(row, column)`: the token that follows where it is one of `y </s>`, else -100."""
 
 
 @dataclass(frozen=True)
 class Mixture:
     """Shares of the kinds of sequences."""
 
-    pair: float = 0.85
-    copy: float = 0.1
+    pooled: float = 0.88
+    pair: float = 0.04
+    """Pairs of which all is seen."""
+    copy: float = 0.05
     """The rest are sentences alone."""
-    pooled: float = 0.85
-    """Of the pairs, those through the mean."""
-    hidden_words: float = 0.9
-    """Of the words of y, behind the mean, those that are hidden from what follows, which must then be told by x."""
 
 
-_SOURCES = (16, 28)
-"""Columns of x with its two special tokens, and of y: short and long sequences, each of one shape, so as to compile twice."""
+_LONGEST = (14, WIDTH)
+"""Tokens of the longer sentence of a row, in short batches and in long ones, each of one shape, so as to compile few times."""
 
 
-def batches(texts: Texts, shares: Shares, mixture: Mixture, rows: int, seed: int) -> Iterator[Batch]:
-    """Endless. Long sequences come in batches of half as many rows."""
+def batches(texts: Texts, shares: Shares, mixture: Mixture, rows: int, seed: int) -> Iterator[Pooled | Whole]:
+    """Endless. A batch is of one kind and one size; long ones have half as many rows, and so have those of whole sequences."""
     random = np.random.default_rng([seed, 1])
-    waiting = [np.zeros((0, 5), dtype=np.int64) for _ in _SOURCES]
+    waiting = {(pooled, longest): np.zeros((0, 4), dtype=np.int64) for pooled in (True, False) for longest in _LONGEST}
     while True:
-        drawn = _draw(texts, shares, mixture, 4096, random)
-        longest = np.maximum(texts.lengths[drawn[:, 1], drawn[:, 3]], texts.lengths[drawn[:, 2], drawn[:, 3]])
-        short = longest <= _SOURCES[0] - 3
+        drawn = _draw(texts, shares, mixture, 8192, random)
+        tokens = np.maximum(texts.lengths[drawn[:, 1], drawn[:, 3]], texts.lengths[drawn[:, 2], drawn[:, 3]])
+        size = np.array(_LONGEST)[np.searchsorted(_LONGEST, tokens)]
         ready = []
-        for size, mine in enumerate((short, ~short)):
-            waiting[size] = np.concatenate([waiting[size], drawn[mine]])
-            count = rows // (1 + size)
-            while len(waiting[size]) >= count:
-                ready.append((_SOURCES[size], waiting[size][:count]))
-                waiting[size] = waiting[size][count:]
+        for (pooled, longest), left in waiting.items():
+            mine = drawn[(size == longest) & ((drawn[:, 0] == POOLED) == pooled)]
+            full, rest = _cut(np.concatenate([left, mine]), rows // (1 + (longest == WIDTH)) // (2 - pooled))
+            waiting[pooled, longest] = rest
+            ready += [(pooled, longest, each) for each in full]
         for place in random.permutation(len(ready)):
-            yield _laid_out(texts, *ready[place], mixture, random)
+            pooled, longest, each = ready[place]
+            yield _pooled(texts, longest, each, shares.of_paired, random) if pooled else _whole(texts, longest, each)
+
+
+def _cut(drawn: np.ndarray, rows: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pieces of so many rows, and what is left."""
+    whole = len(drawn) // rows * rows
+    return [drawn[first : first + rows] for first in range(0, whole, rows)], drawn[whole:]
 
 
 def _draw(texts: Texts, shares: Shares, mixture: Mixture, count: int, random: np.random.Generator) -> np.ndarray:
-    """`(count, 5)`: kind, language of x, language of y, row, whether pooled."""
+    """`(count, 4)`: kind, language of x, language of y, row."""
     paired, alone = (np.array([each[code] for code in LANGUAGES]) for each in (shares.paired, shares.alone))
-    kind = random.choice(3, count, p=[mixture.copy, mixture.pair, 1 - mixture.copy - mixture.pair])
+    chances = [mixture.pooled, mixture.pair, mixture.copy]
+    kind = random.choice(4, count, p=[*chances, 1 - sum(chances)])
     first, second = (_languages(paired, count, random) for _ in range(2))
-    kind[(kind == PAIR) & (first == second)] = COPY
-    single = kind != PAIR
+    kind[(kind <= PAIR) & (first == second)] = COPY
+    single = kind > PAIR
     first[single] = _languages(alone, int(single.sum()), random)
     second[single] = first[single]
     limit = np.where(single, alone[first], np.minimum(paired[first], paired[second]))
     row = (random.random(count) * np.minimum(limit, texts.lengths.shape[1])).astype(np.int64)
-    pooled = (kind == PAIR) & (random.random(count) < mixture.pooled)
-    return np.stack([kind, first, second, row, pooled], axis=1)
+    return np.stack([kind, first, second, row], axis=1)
 
 
 def _languages(rows: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
@@ -208,22 +214,36 @@ def _languages(rows: np.ndarray, count: int, random: np.random.Generator) -> np.
     return random.choice(len(rows), count, p=weights / weights.sum())
 
 
-def _laid_out(texts: Texts, source: int, drawn: np.ndarray, mixture: Mixture, random: np.random.Generator) -> Batch:
-    kind, first, second, row, pooled = drawn.T
+def _pooled(texts: Texts, longest: int, drawn: np.ndarray, paired: np.ndarray, random: np.random.Generator) -> Pooled:
+    """The second and further translations are of languages that see this row beside a translation."""
+    _, first, second, row = drawn.T
+    count, length = len(drawn), texts.lengths[first, row]
+    may = (paired > row[:, None]) & (np.arange(len(LANGUAGES)) != first[:, None])
+    weights = np.cumsum(may * np.sqrt(paired), axis=1)
+    others = [(weights < random.random((count, 1)) * weights[:, -1:]).sum(axis=1) for _ in range(TRANSLATIONS - 1)]
+    language = np.stack([second, *others], axis=1)
+    column = np.arange(longest)
+    x = np.full((count, longest + 2), PAD)
+    x[:, 0] = BOS
+    x[:, 1:-1] = texts.ids[first, row, :longest]
+    x[np.arange(count), length + 1] = EOS
+    of_y = texts.ids[language, row[:, None], :longest]
+    targets = np.where(column < texts.lengths[language, row[:, None]][..., None], of_y, -100)
+    return Pooled(x, length + 2, language, targets)
+
+
+def _whole(texts: Texts, longest: int, drawn: np.ndarray) -> Whole:
     count = len(drawn)
-    before, after = texts.lengths[first, row], texts.lengths[second, row]
-    ids = np.full((count, 2 * source), PAD)
-    targets = np.full((count, source), -100)
-    start = np.where(kind == PLAIN, source, source - 2 - before)
-    column = np.arange(source)
-    for number in range(count):
-        x, y = texts.ids[first[number], row[number]], texts.ids[second[number], row[number]]
-        if kind[number] != PLAIN:
-            ids[number, start[number] : source] = [BOS, *x[: before[number]], EOS]
-        targets[number, : after[number] + 1] = [*y[: after[number]], EOS]
-    tags = len(SPECIAL) + second
-    ids[:, source] = np.choose(kind, [np.full(count, ANSWER), tags, np.full(count, BOS)])
-    hidden = pooled[:, None].astype(bool) & (random.random((count, source - 1)) < mixture.hidden_words)
-    seen = (column[None, 1:] <= after[:, None]) & ~hidden
-    ids[:, source + 1 :] = np.where(seen, targets[:, :-1], PAD)
-    return Batch(ids, start, targets, pooled.astype(bool), source)
+    ids, targets = np.full((count, 2 * longest + 4), PAD), np.full((count, 2 * longest + 4), -100)
+    for number, (kind, first, second, row) in enumerate(drawn):
+        x, y = (texts.ids[each, row, : texts.lengths[each, row]] for each in (first, second))
+        before = [BOS] if kind == PLAIN else [BOS, *x, EOS, ANSWER if kind == COPY else tag(second)]
+        sequence = [*before, *y, EOS]
+        ids[number, : len(sequence)] = sequence
+        targets[number, len(before) - 1 : len(sequence) - 1] = sequence[len(before) :]
+    return Whole(ids, targets)
+
+
+def tag(language: Any) -> Any:
+    """The token `<to-language>` of a place in LANGUAGES, or of an array of them."""
+    return len(SPECIAL) + language

@@ -14,7 +14,7 @@ import argparse
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -33,7 +33,9 @@ from probe.results import RetrievalResult
 from probe.retrieve import retrieve_all
 
 PLACES = ("bottom", "middle", "top")
-ROWS = 500
+PROBED = 1000
+"""Unique rows of a split that are searched."""
+ANSWERED = 200
 """Utterances a language that are answered for slot F1."""
 
 
@@ -46,7 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)  # so that several can run side by side
 
-    corpora = {split: unseen(given.massive, split) for split in ("dev", "test")}
+    corpora = {split: unseen(given.massive, split).limited(PROBED) for split in ("dev", "test")}
     if given.flores:
         corpora["flores"] = read_folder(given.flores, ",".join(LANGUAGES))
     given.out.mkdir(parents=True, exist_ok=True)
@@ -81,14 +83,14 @@ class Study:
         for split in self.corpora:
             self.probe(f"base-{split}", split)
         self.probe("untrained", "test", model=self.untrained())
-        slots = (f"task.data={self.slots()}", "alternation=task")
-        self.tune("tuned", *slots)
+        slots = f"task.data={self.slots()}"
+        self.tune("tuned", slots, "alternation=task", *_SLOTS)
         pairs = self.pairs("pairs")
         for place in PLACES:
             self.tune(f"aligned-{place}", *self.aligning(pairs, place))
-        self.tune("shuffled", *self.aligning(self.pairs("shuffled", shuffled=True), "middle"))
-        self.tune("language-model", f"task.data={self.plain()}", "alternation=task", *_UPDATES)
-        self.tune("tuned-aligned", *self.aligning(pairs, "middle"), *slots[:1], "alternation=per-update", "updates=800")
+        self.tune("shuffled", *self.aligning(self.pairs("shuffled-pairs", shuffled=True), "middle"))
+        self.tune("language-model", f"task.data={self.told()}", "alternation=task", *_PAIRS)
+        self.tune("tuned-aligned", *self.aligning(pairs, "middle"), slots, "alternation=per-update", *_BOTH)
         for name in ("tuned", "tuned-aligned"):
             self.score(name)
 
@@ -105,7 +107,8 @@ class Study:
             dtype="fp32",
             device="cpu",
         )
-        retrieve_all(store, backend="torch", device="cpu", out=self.out / name)
+        controls = name in ("base-dev", "base-test")  # they are of the text alone
+        retrieve_all(store, backend="torch", device="cpu", out=self.out / name, controls=controls)
         print(self.out / name, flush=True)
 
     def untrained(self) -> Path:
@@ -159,21 +162,18 @@ class Study:
                 (folder / f"lab.{code}-{english}.{side}").write_text("".join(f"{line}\n" for line in text))
         return folder
 
-    def plain(self) -> Path:
-        """The same sentences, each a text of its own."""
-        file = self.out / "plain.jsonl"
+    def told(self) -> Path:
+        """The same pairs for a language model: the English sentence is told after the other."""
+        file = self.out / "told.jsonl"
         if not file.exists():
-            rows = [
-                {"messages": [{"role": "assistant", "content": text}]}
-                for _, texts in self.aligned_texts()
-                for text in texts
-            ]
+            (_, targets), *others = self.aligned_texts()
+            rows = [[line, target] for _, lines in others for line, target in zip(lines, targets, strict=True)]
             random.Random(0).shuffle(rows)
-            file.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+            _write(file, rows)
         return file
 
     def aligning(self, pairs: Path, place: str) -> tuple[str, ...]:
-        return (f"align.pairs=[{pairs}]", f"align.layers=[{place}]", "alternation=align", *_UPDATES)
+        return (f"align.pairs=[{pairs}]", f"align.layers=[{place}]", "alternation=align", *_PAIRS)
 
     def score(self, name: str) -> None:
         """Slot F1 in all languages."""
@@ -181,7 +181,7 @@ class Study:
         if (out / "summary.json").exists():
             return
         task = Slots()
-        rows = task.rows(self.massive, "test", limit=ROWS)
+        rows = task.rows(self.massive, "test", limit=ANSWERED)
         answers = answer_rows(
             task,
             rows,
@@ -196,20 +196,22 @@ class Study:
 
 
 _SETTINGS = (
-    "batch=64",
-    "micro_batch=64",
     "lora.r=32",
     "lora.alpha=64",
     "lora.dropout=0",
     "lr=5e-3",
-    "updates=500",
+    "warmup=0.1",
     "evaluate_every=100",
+    "gradient_checkpointing=false",
     "dtype=fp32",
 )
-_UPDATES = ("updates=300",)
+_SLOTS = ("batch=32", "micro_batch=32", "updates=500")
+_BOTH = ("batch=32", "micro_batch=32", "updates=1000")
+"""One update of slots, one of pairs, and so on: as many of slots as without pairs."""
+_PAIRS = ("batch=64", "micro_batch=64", "updates=200")
 
 
-def _write(file: Path, examples: Iterator[list[str]]) -> None:
+def _write(file: Path, examples: Iterable[list[str]]) -> None:
     lines = (json.dumps({"prompt": prompt, "response": target}, ensure_ascii=False) for prompt, target in examples)
     file.write_text("".join(f"{line}\n" for line in lines))
 
