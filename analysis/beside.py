@@ -98,7 +98,7 @@ def _paper(plan: Plan, reference: str, system: str, quantity: str, spec: Mapping
 def _header(plan: Plan, reference: str) -> list[str]:
     """Whose numbers these are, of which data, settings and seeds."""
     other = [
-        f"{key} {plan.constants[key]} (paper {paper})" if paper is not None else f"{key} {plan.constants[key]}"
+        f"{key} {plan.constants[key]}" + (f" (paper {paper})" if paper is not None and key not in plan.unstated else "")
         for key, paper in plan.used.items()
         if key != "model_name" and plan.constants[key] != paper and "{" not in str(paper)
     ]
@@ -109,6 +109,10 @@ def _header(plan: Plan, reference: str) -> list[str]:
         f"Data: {'; '.join(data.told for data in plan.data.values())}.",
         f"Constants `{plan.chosen}`{settings}.",
     ]
+    if plan.unstated and plan.chosen != "small":
+        told.append(
+            f"The paper does not tell {', '.join(f'{key} ({reason})' for key, reason in plan.unstated.items())}."
+        )
     if seeded and len(plan.seeds) > 1:
         told.append(f"Means over {len(plan.seeds)} seeds, low and high their 95 % interval (Student t).")
     elif seeded:
@@ -154,8 +158,9 @@ def _read(
             return {"": float(_json(folder / "training.json")["development"][spec["part"]])}
         if spec["read"] == "correlation":
             return _correlation(folder, spec)
-        summary = _json(folder / "summary.json")
-        return {"": _place(summary) if spec["read"] == "place" else 100 * _accuracy(summary, spec)}
+        if spec["read"] == "place":
+            return {"": _place(_json(folder / "summary.json"))}
+        return {"": 100 * _accuracy(folder, spec, quantity, notes)}
     except (OSError, ValueError, KeyError) as error:
         raise AnalysisError(
             f"{folder.name}: {type(error).__name__} {error}",
@@ -189,12 +194,20 @@ def _score(
     return {label: float(own[label]) for label in labels if label in own.index}
 
 
-def _accuracy(summary: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
-    """A share: of a layer, the best one, the paper's aggregate, or a control; over all directions or a group of them."""
-    layer, group = spec["layer"], spec.get("group", "mean")
+def _accuracy(folder: Path, spec: Mapping[str, Any], quantity: str, notes: dict[str, None]) -> float:
+    """A share: of a layer, the best one, the paper's aggregate, or a control; over all directions, a group of them, or those among
+    some languages."""
+    summary, layer, group = _json(folder / "summary.json"), spec["layer"], spec.get("group", "mean")
     if layer in summary["controls"]:
         return float(summary["controls"][layer][group])
     rows = {int(row["layer"]): row[group] for row in summary["layers"]}
+    if "langs" in spec:
+        directions = pd.read_csv(folder / "accuracy.csv")
+        codes = resolve_languages(spec["langs"], tuple(known_languages()), "FLORES-200")
+        among = directions[directions[["src", "tgt"]].isin(codes).all(axis=1)]
+        rows = dict(among.groupby("layer")["accuracy"].mean())
+        if absent := sorted(set(codes) - set(among["src"])):
+            notes[f"{quantity}: without {', '.join(absent)}, which ours were not probed in."] = None
     depth = max(rows)
     if layer == "aggregate":
         return float(np.mean([rows[each] for each in range(2, depth + 1, 2)]))

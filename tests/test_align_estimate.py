@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from align.estimate import PEAK, UTILISATION, cost, structure
+from data_manifests.reproduction import common
 from probe.extract import Settings, extract_all
 from probe.sources import load_corpus
 
@@ -57,7 +58,12 @@ def test_training_costs_grow_with_updates_and_an_alignment_ends_at_its_block() -
 
 def test_generation_is_not_faster_than_memory(tmp_path: Path) -> None:
     size = structure(LLAMA)
-    options = {"task": "slots", "langs": "en", "limit": 320, "max_new_tokens": 200}
-    steps = 320 / 32 * 100
-    assert cost("evaluate", options, size).seconds > steps * 2 * size.weights / (3.35e12 * 0.5)
+    answer = common()["data"]["massive"]["answer"] / size.bytes_per_token
+
+    def seconds(tokens: int) -> float:
+        return cost("evaluate", {"task": "slots", "langs": "en", "limit": 320, "max_new_tokens": tokens}, size).seconds
+
+    read = 10 * 2 * size.weights / (3.35e12 * 0.5)  # of all weights, once a token of each of ten batches
+    assert seconds(200) > answer * read
+    assert seconds(200) - seconds(2) == pytest.approx((answer - 2) * read)  # no answer is longer than it may be
     assert cost("correlate", {}, size).seconds == 0
