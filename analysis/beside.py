@@ -17,12 +17,14 @@ from data_manifests import languages as known_languages
 from data_manifests.published import language_groups, model_name, model_short, published_tables, statements
 from probe.corpus import resolve_languages
 from probe.errors import AnalysisError
+from probe.layers import places
 from probe.steps import Plan, Steps
 
 _SHOWN = {
     "system": "system", "quantity": "quantity", "ours": "ours", "low": "low", "high": "high", "paper": "paper",
     "says": "paper says",
 }  # fmt: skip
+_CHANGED = {name: heading for name, heading in _SHOWN.items() if name != "says"} | {"agrees": "same direction"}
 
 
 def beside(steps: Steps) -> Report:
@@ -51,6 +53,11 @@ def beside(steps: Steps) -> Report:
     header = _header(plan, reference)
     digits = plan.recipe.get("digits", 1)
     tables = {"beside": Table(shown, " ".join(header), _SHOWN, digits=digits)}
+    against = plan.recipe.get("against")
+    if against is not None:
+        changed = _changes(frame, every, against)
+        caption = f"Differences from {against}, of ours paired by seed; the direction is the paper's where low and high leave out 0."
+        tables["changes"] = Table(changed, caption, _CHANGED, digits=digits)
     if every["seed"].any():
         tables["runs"] = Table(every, "Every run; seed 0: without training.", digits=digits + 1)
     refused = tuple(f"{step}: {reason}" for step, reason in steps.refused.items())
@@ -71,6 +78,22 @@ def over_seeds(runs: pd.DataFrame, system: str, quantity: str) -> dict[str, floa
         return {"ours": mean, "low": np.nan, "high": np.nan, "seeds": len(own)}
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(own) - 1) * own.std(ddof=1) / len(own) ** 0.5)
     return {"ours": mean, "low": mean - half, "high": mean + half, "seeds": len(own)}
+
+
+def _changes(frame: pd.DataFrame, runs: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Each system's difference from one of them, ours and the paper's, where there are both; an untrained one counts for every seed."""
+    every = runs.merge(runs[runs["system"] == against], on="quantity", suffixes=("", "_base"))
+    every = every[(every["seed"] == every["seed_base"]) | (every["seed"] == 0) | (every["seed_base"] == 0)]
+    every["value"] -= every["value_base"]
+    base = frame[frame["system"] == against].set_index("quantity")["paper"]
+    rows = []
+    for row in frame[frame["system"] != against].itertuples():
+        own, paper = over_seeds(every, row.system, row.quantity), row.paper - base.get(row.quantity, np.nan)
+        if np.isfinite(own["ours"]) and np.isfinite(paper):
+            clear = own["low"] > 0 or own["high"] < 0
+            agrees = ("yes" if own["ours"] * paper > 0 else "no") if clear and paper else None
+            rows.append({"system": row.system, "quantity": row.quantity, **own, "paper": paper, "agrees": agrees})
+    return pd.DataFrame(rows, columns=["system", "quantity", "ours", "low", "high", "seeds", "paper", "agrees"])
 
 
 def _columns(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -211,8 +234,7 @@ def _accuracy(folder: Path, spec: Mapping[str, Any], quantity: str, notes: dict[
     depth = max(rows)
     if layer == "aggregate":
         return float(np.mean([rows[each] for each in range(2, depth + 1, 2)]))
-    named = {"bottom": max(1, depth // 4), "middle": max(1, depth // 2), "top": depth, "best": summary["best_layer"]}
-    return float(rows[named[layer]])
+    return float(rows[(places(depth) | {"best": summary["best_layer"]})[layer]])
 
 
 def _place(summary: Mapping[str, Any]) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis.seeds import over_seeds
 from figures.save import save
 from figures.tuned import tuned
+from probe.layers import places
 from probe.results import RetrievalResult
 from probe.steps import Steps
 
@@ -35,4 +36,6 @@ def draw_reproduced(steps: Steps, out: Path) -> list[Path]:
         if system != spec["base"]
     }
     layers, controls = over_seeds(RetrievalResult.load(base), runs, spec.get("langs"))
-    return save(tuned(layers, controls, spec["base"], spec.get("group", "mean")), layers, out / plan.name)
+    named = places(int(layers["layer"].max()))
+    marks = {system: [named[own["layers"]]] for system, own in plan.systems.items() if own.get("layers") in named}
+    return save(tuned(layers, controls, spec["base"], marks=marks), layers, out / plan.name)
