@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from align.plan import resolve_layers
-from align.recipe import load_recipe
+from align.recipe import Recipe, load_recipe
 from align.tasks.translation import directions
 from data_manifests import language_sets, languages
 from data_manifests.published import language_groups
@@ -29,7 +30,8 @@ ASSUMED = (
     f"{BATCH} answers; retrieval in float32 at {SEARCH / 1e12:.0f} TFLOP/s",
     "2 FLOP a weight and token forward, as many backward (LoRA: none for frozen weights), as many again where blocks are recomputed; "
     "attention's share left out, which is small for sentences; an alignment step ends at its highest block",
-    "rows and their bytes are the data sets' means, an answer as long as the right one; every run goes to its last update",
+    "rows and their bytes are the data sets' means, an answer as long as the right one; every run goes to its last update, and reads "
+    "the task's development rows at each evaluation",
 )
 """The assumptions, for people."""
 
@@ -140,12 +142,25 @@ def _train(options: Mapping[str, Any], model: Structure) -> Cost:
     mixed = {"task": (1.0, 0.0), "align": (0.0, 1.0), "joint": (1.0, 1.0)}.get(recipe.alternation, (0.5, 0.5))
     rows = recipe.updates * recipe.batch
     source = {"slots": "massive", "translation": "alma", "entities": "uner"}.get(recipe.task.name, "massive")
-    read, said = _tokens(mixed[0] * rows, source, model)
-    task = (read + said) * model.block * model.depth + said * model.head
+    task = _read(_tokens(mixed[0] * rows, source, model), model)
     top = max(resolve_layers(recipe.align.layers, model.depth), default=0)
     pairs = sum(_tokens(mixed[1] * rows, "tatoeba", model)) * model.block * top
-    flop = 2.0 * passes * (task + pairs)
+    developed = _read(_tokens(_development(recipe, source), source, model), model) if mixed[0] else 0.0
+    flop = 2.0 * (passes * (task + pairs) + recipe.updates // recipe.evaluate_every * developed)
     return Cost(flop, flop / (PEAK * UTILISATION), 4.0 * 4 * model.lora(recipe.lora.r))
+
+
+def _read(tokens: tuple[float, float], model: Structure) -> float:
+    """Weights times tokens of prompts and answers; the head reads answers alone."""
+    return sum(tokens) * model.block * model.depth + tokens[1] * model.head
+
+
+def _development(recipe: Recipe, source: str) -> float:
+    """Rows of a task; of one without a split of its own a tenth of the others."""
+    held = common()["data"][source]["rows"]
+    each = min(recipe.task.dev_rows or np.inf, held.get("dev", held["train"] / 10))
+    sides = 2 if recipe.task.name == "translation" else 1
+    return each * sides * len((recipe.task.langs or "en").split(","))
 
 
 def _evaluate(options: Mapping[str, Any], model: Structure) -> Cost:

@@ -56,7 +56,7 @@ def beside(steps: Steps) -> Report:
     against = plan.recipe.get("against")
     if against is not None:
         changed = _changes(frame, every, against)
-        caption = f"Differences from {against}, of ours paired by seed; the direction is the paper's where low and high leave out 0."
+        caption = f"Differences from {against}, ours paired by seed. Whether in the same direction is told where low and high leave out 0."
         tables["changes"] = Table(changed, caption, _CHANGED, digits=digits)
     if every["seed"].any():
         tables["runs"] = Table(every, "Every run; seed 0: without training.", digits=digits + 1)

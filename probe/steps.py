@@ -174,9 +174,8 @@ def make_plan(name: str, model: str, seeds: int, chosen: str, changes: Sequence[
         raise ProbeError(f"--seeds {seeds}", "1 or more", "give --seeds 3")
     recipe = reproduction(name)
     if model_short(model) not in recipe.get("models", [model_short(model)]):
-        raise ProbeError(
-            f"{name} with {model}", f"a model of {', '.join(recipe['models'])}", "give it as --model, by its hub id"
-        )
+        known = [each for each in common()["models"] if model_short(each) in recipe["models"]]
+        raise ProbeError(f"{name} with {model}", " or ".join(known), "give it as --model")
     constants = _constants(recipe, model, chosen)
     for change in changes:
         key, equals, text = change.partition("=")

@@ -56,6 +56,24 @@ def test_training_costs_grow_with_updates_and_an_alignment_ends_at_its_block() -
     assert flop("gradient_checkpointing=true") == pytest.approx(1.5 * flop())
 
 
+def test_development_rows_are_read_at_each_evaluation() -> None:
+    size = structure(LLAMA)
+
+    def flop(*changes: str) -> float:
+        task = ["alternation=task", "task.name=slots", "task.langs=ar,en", "updates=200", *changes]
+        return cost("train", {"recipe": "align", "changes": task}, size).flop
+
+    none = flop("evaluate_every=400")
+    once, twice, few = (
+        flop("evaluate_every=200"),
+        flop("evaluate_every=100"),
+        flop("evaluate_every=100", "task.dev_rows=100"),
+    )
+    assert twice - none == pytest.approx(2 * (once - none))
+    assert (few - none) / (twice - none) == pytest.approx(100 / 2033)
+    assert (once - none) / none == pytest.approx(2 * 2033 / (200 * 128) / 2)  # forward alone, not backward
+
+
 def test_generation_is_not_faster_than_memory(tmp_path: Path) -> None:
     size = structure(LLAMA)
     answer = common()["data"]["massive"]["answer"] / size.bytes_per_token
