@@ -24,8 +24,8 @@ ORDER = (
     "fig1a", "fig1b", "fig3", "fig4", "table2-slots", "table2-mt", "table3", "table4", "table5", "table6", "table7", "table8",
     "table9", "table13", "temperature", "zero-shot", "published-adapters",
 )  # fmt: skip
-DRAWN = ("curves", "scatter", "fig")
-"""What the names of the figures that are shown begin with."""
+SHOWN = ("curves.png", "seed1-correlation-scatter-*.png", "fig*.png", "published-adapters.png")
+"""Names of the figures that are shown: of one seed, where each has its own."""
 
 
 def main() -> None:
@@ -57,12 +57,11 @@ def sections(out: Path, images: Path) -> Iterator[str]:
         yield beside(report.frame("beside"), report.tables["beside"].digits)
         if "changes" in report.tables and len(report.tables["changes"].shown()):
             yield report.tables["changes"].markdown()
-        for figure in sorted((out / name / "figures").glob("*.png")):
-            if figure.name.startswith(DRAWN):
-                images.mkdir(parents=True, exist_ok=True)
-                kept = images / (figure.name if figure.stem == name else f"{name}-{figure.name}")
-                shutil.copyfile(figure, kept)
-                yield f"![{report.title}](images/reproduction/{kept.name})\n"
+        for figure in sorted(each for shown in SHOWN for each in (out / name / "figures").glob(shown)):
+            images.mkdir(parents=True, exist_ok=True)
+            kept = images / (figure.name if figure.stem == name else f"{name}-{figure.name}")
+            shutil.copyfile(figure, kept)
+            yield f"![{report.title}](images/reproduction/{kept.name})\n"
         yield "".join(f"* {remark}\n" for remark in report.remarks)
 
 
