@@ -121,15 +121,17 @@ def _paper(plan: Plan, reference: str, system: str, quantity: str, spec: Mapping
 def _header(plan: Plan, reference: str) -> list[str]:
     """Whose numbers these are, of which data, settings and seeds."""
     other = [
-        f"{key} {plan.constants[key]}" + (f" (paper {paper})" if paper is not None and key not in plan.unstated else "")
+        f"{key} {plan.constants[key]}"
+        + (f" (paper {str(paper).strip('{}')})" if paper is not None and key not in plan.unstated else "")
         for key, paper in plan.used.items()
-        if key != "model_name" and plan.constants[key] != paper and "{" not in str(paper)
+        if key != "model_name" and plan.constants[key] != paper and "{" not in str(plan.constants[key])
     ]
     settings = f": {', '.join(other)}" if other else ", all of them the paper's"
     seeded = any(step.seed is not None for step in plan.steps.values())
+    data = [f"Data: {'; '.join(data.told for data in plan.data.values())}."] if plan.data else []
     told = [
         f"Ours: {plan.model}; the paper's: {model_name(reference)}.",
-        f"Data: {'; '.join(data.told for data in plan.data.values())}.",
+        *data,
         f"Constants `{plan.chosen}`{settings}.",
     ]
     if plan.unstated and plan.chosen != "small":

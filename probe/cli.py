@@ -1013,7 +1013,7 @@ def reproduce(
     drawn = draw_reproduced(steps, out / name / "figures")
     _finish_report(report, out / name, as_json)
     if drawn and not as_json:
-        print(f"Figure  {drawn[0]}")
+        print(f"Figures {out / name / 'figures'}")
 
 
 @cache

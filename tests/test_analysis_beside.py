@@ -97,7 +97,7 @@ def test_the_header_says_whose_model_which_data_and_what_was_scaled_down(
         in caption
     )
     assert "MASSIVE 1.1, as in the paper" in caption
-    assert "updates 300 (paper 2250)" in caption
+    assert "updates 200 (paper 2250)" in caption
     assert "tokens 48," in caption  # which the paper does not tell
     assert "without an interval over seeds" in caption
     (tmp_path / "data" / "tatoeba-v2021-07-22").mkdir()

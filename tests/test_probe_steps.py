@@ -320,3 +320,30 @@ def test_a_dry_run_needs_no_data_and_no_weights(run_probe: Any, tmp_path: Path) 
     assert 1 < plan["gpu_hours"] < 100
     assert "not found" in plan["data"]["massive"]
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_recipe_runs_to_its_table_and_figure_and_again_does_nothing(run_probe: Any, tmp_path: Path) -> None:
+    words = ("reproduce", "fig1a", "--model", "builtin:tiny", "--seeds", "1", "--out", str(tmp_path / "out"), "--json")
+    words += tuple(
+        word
+        for each in ("corpus=everyday", "split=dev", "probed=cy,de,en,es,sw,zh", "sentences=12")
+        for word in ("--set", each)
+    )
+    first = run_probe(*words)
+    assert [line.split(":")[0] for line in first.stderr.splitlines() if ": probe " in line] == [
+        "store",
+        "result",
+        "best",
+        "drawn",
+    ]
+    report = json.loads(first.stdout)
+    cells = {row["quantity"]: row for row in report["tables"]["beside"]}
+    assert cells["aggregate, all languages"]["says"] == "below 50"
+    assert cells["retrieval-slots20"]["paper"] == 39.1
+    assert 0 <= cells["retrieval-slots20"]["ours"] <= 100
+    assert "corpus everyday (paper flores200)" in (tmp_path / "out" / "fig1a" / "beside.md").read_text(encoding="utf-8")
+    assert (tmp_path / "out" / "fig1a" / "figures" / "curves.png").is_file()
+    assert not [*(tmp_path / "out" / "steps").glob("store-*/*")]
+    again = run_probe(*words)
+    assert ": probe " not in again.stderr
+    assert again.stdout == first.stdout
