@@ -81,13 +81,12 @@ def over_seeds(runs: pd.DataFrame, system: str, quantity: str) -> dict[str, floa
 
 
 def _changes(frame: pd.DataFrame, runs: pd.DataFrame, against: str) -> pd.DataFrame:
-    """Each system's difference from one of them, ours and the paper's, where there are both; an untrained one counts for every seed."""
-    every = runs.merge(runs[runs["system"] == against], on="quantity", suffixes=("", "_base"))
-    every = every[(every["seed"] == every["seed_base"]) | (every["seed"] == 0) | (every["seed_base"] == 0)]
+    """The difference of the systems below one of them from it, ours and the paper's, where there are both."""
+    every = runs.merge(runs[runs["system"] == against], on=["quantity", "seed"], suffixes=("", "_base"))
     every["value"] -= every["value_base"]
     base = frame[frame["system"] == against].set_index("quantity")["paper"]
-    rows = []
-    for row in frame[frame["system"] != against].itertuples():
+    names, rows = list(dict.fromkeys(frame["system"])), []
+    for row in frame[frame["system"].isin(names[names.index(against) + 1 :])].itertuples():
         own, paper = over_seeds(every, row.system, row.quantity), row.paper - base.get(row.quantity, np.nan)
         if np.isfinite(own["ours"]) and np.isfinite(paper):
             clear = own["low"] > 0 or own["high"] < 0

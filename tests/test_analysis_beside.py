@@ -137,7 +137,7 @@ def test_changes_are_paired_by_language_and_seed(tmp_path: Path) -> None:
 def test_differences_are_paired_by_seed_and_their_direction_is_told_where_it_is_clear(tmp_path: Path) -> None:
     steps = filled(planned("table2-slots", tmp_path))
     frame = beside(steps).frame("changes")
-    assert set(frame["system"]) == {"align", "zero-shot"}
+    assert set(frame["system"]) == {"align"}  # and not what stands above
     own = cell(frame, "align", "slots-transfer-f1")  # ten points in every seed
     assert (own["ours"], own["low"], own["high"], own["seeds"]) == (
         pytest.approx(10),
@@ -146,9 +146,6 @@ def test_differences_are_paired_by_seed_and_their_direction_is_told_where_it_is_
         3,
     )
     assert (own["paper"], own["agrees"]) == (pytest.approx(1.5), "yes")
-    base = cell(frame, "zero-shot", "retrieval-slots20")  # untrained: one run, beside each seed
-    assert (base["ours"], base["seeds"], base["paper"]) == (pytest.approx(-12), 3, pytest.approx(-0.3))
-    assert base["low"] < base["ours"] < base["high"]
     single = beside(filled(planned("table2-slots", tmp_path / "single", seeds=1))).frame("changes")
     assert single["agrees"].isna().all()  # nothing is told of one seed
     assert "changes" not in beside(filled(planned("table9", tmp_path / "9"))).tables

@@ -28,6 +28,8 @@ def test_the_papers_row_stands_below_ours() -> None:
         "| align | 2.2 (2.0 to 2.5) | 1.2 |",
         "| *paper* | *61.7* | *about 0* |",
     ]
+    unmeasured = ROWS.iloc[:1].assign(quantity="comet", ours=None, paper=81.5)
+    assert beside(pd.concat([ROWS, unmeasured]), 1) == beside(ROWS, 1)
     assert beside(ROWS[ROWS["system"] == "align"], 1).splitlines()[2:] == [
         "| f1 | 2.2 (2.0 to 2.5) | 61.7 |",
         "| change | 1.2 | about 0 |",
@@ -39,13 +41,19 @@ def test_a_step_of_two_recipes_is_timed_once_and_figures_are_copied(tmp_path: Pa
     for digest, seconds in (("one", 120.0), ("two", 300.0)):
         (tmp_path / "steps" / f"{digest}.json").write_text(json.dumps({"digest": digest, "seconds": seconds}))
     for name, steps in (("fig4", {"a": "one"}), ("table2-slots", {"a": "one", "b": "two"})):
-        facts = {"steps": steps, "seeds": [1], "data": {"massive": "MASSIVE"}}
+        facts = {
+            "steps": steps,
+            "seeds": [1],
+            "data": {"massive": "MASSIVE"},
+            "model": "builtin:lab",
+            "constants": "small",
+        }
         Report("reproduction", name, {"beside": Table(ROWS, "", digits=1)}, ("A remark.",), facts).save(tmp_path / name)
     (tmp_path / "fig4" / "figures").mkdir()
     (tmp_path / "fig4" / "figures" / "fig4.png").touch()
     told = "\n".join(sections(tmp_path, tmp_path / "images"))
-    assert "`probe reproduce fig4 --seeds 1`: 2 minutes. Data: MASSIVE." in told
-    assert "5 minutes, and 2 of steps that it shares with recipes above" in told
+    assert told.startswith("Ours: builtin:lab, constants `small`. Data: MASSIVE.\n")
+    assert "| `fig4` | 1 | 2 | 0 |\n| `table2-slots` | 1 | 5 | 2 |\n" in told
     assert "![fig4](images/reproduction/fig4.png)" in told
     assert "* A remark." in told
     assert (tmp_path / "images" / "fig4.png").is_file()

@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from analysis.report import Report
-from data_manifests.reproduction import reproduction_names
+from data_manifests.reproduction import reproduction, reproduction_names
 
 BEGIN, END = "<!-- results, by tools/reproduction_page.py -->", "<!-- end of the results -->"
 ORDER = (
@@ -40,21 +40,18 @@ def main() -> None:
 
 
 def sections(out: Path, images: Path) -> Iterator[str]:
-    """Of each recipe that has been run, in the paper's order."""
-    seconds = dict(times(out / "steps"))
+    """What all recipes were made from and how long each took; then each that has been run, in the paper's order."""
     assert set(ORDER) == set(reproduction_names())
-    done: set[str] = set()
-    for name in ORDER:
-        if not (out / name / "report.json").is_file():
-            continue
-        report = Report.load(out / name)
-        steps = set(report.facts["steps"].values())
-        own = sum(seconds.get(step, 0.0) for step in steps - done)
-        shared = sum(seconds.get(step, 0.0) for step in steps & done)
-        done |= steps
+    reports = {name: Report.load(out / name) for name in ORDER if (out / name / "report.json").is_file()}
+    if not reports:
+        return
+    models = dict.fromkeys(f"{each.facts['model']}, constants `{each.facts['constants']}`" for each in reports.values())
+    data = dict.fromkeys(told for each in reports.values() for told in each.facts["data"].values())
+    yield f"Ours: {'; '.join(models)}. Data: {'; '.join(data)}.\n"
+    yield table(["recipe", "seeds", "minutes", "of shared steps"], list(costs(out, reports)))
+    for name, report in reports.items():
         yield f"### {report.title}\n"
-        yield f"`probe reproduce {name} --seeds {len(report.facts['seeds'])}`: {told_time(own, shared)}. {data(report)}\n"
-        yield beside(report.frame("beside"), report.tables["beside"].digits)
+        yield beside(report.frame("beside"), report.tables["beside"].digits, list(reproduction(name)["columns"]))
         if "changes" in report.tables and len(report.tables["changes"].shown()):
             yield report.tables["changes"].markdown()
         for figure in sorted(each for shown in SHOWN for each in (out / name / "figures").glob(shown)):
@@ -62,7 +59,19 @@ def sections(out: Path, images: Path) -> Iterator[str]:
             kept = images / (figure.name if figure.stem == name else f"{name}-{figure.name}")
             shutil.copyfile(figure, kept)
             yield f"![{report.title}](images/reproduction/{kept.name})\n"
-        yield "".join(f"* {remark}\n" for remark in report.remarks)
+        if report.remarks:
+            yield "".join(f"* {remark}\n" for remark in report.remarks)
+
+
+def costs(out: Path, reports: Mapping[str, Report]) -> Iterator[list[str]]:
+    """Of each recipe: its own steps, and those that it shares with one above."""
+    seconds = dict(times(out / "steps"))
+    done: set[str] = set()
+    for name, report in reports.items():
+        steps = set(report.facts["steps"].values())
+        own, shared = (sum(seconds.get(step, 0.0) for step in part) for part in (steps - done, steps & done))
+        done |= steps
+        yield [f"`{name}`", str(len(report.facts["seeds"])), f"{own / 60:.0f}", f"{shared / 60:.0f}"]
 
 
 def times(steps: Path) -> Iterator[tuple[str, float]]:
@@ -72,18 +81,17 @@ def times(steps: Path) -> Iterator[tuple[str, float]]:
         yield noted["digest"], noted["seconds"]
 
 
-def told_time(own: float, shared: float) -> str:
-    beside_others = f", and {shared / 60:.0f} of steps that it shares with recipes above" if shared else ""
-    return f"{own / 60:.0f} minutes{beside_others}"
+def beside(frame: pd.DataFrame, digits: int, order: Sequence[str] = ()) -> str:
+    """Ours over the paper's, a system a pair of rows; a recipe with a single system has a row a quantity.
 
+    What no run has measured, such as COMET without its environment, is left out.
 
-def data(report: Report) -> str:
-    return f"Data: {'; '.join(report.facts['data'].values())}."
-
-
-def beside(frame: pd.DataFrame, digits: int) -> str:
-    """Ours over the paper's, a system a pair of rows; a recipe with a single system has a row a quantity."""
-    systems, quantities = list(dict.fromkeys(frame["system"])), list(dict.fromkeys(frame["quantity"]))
+    Args:
+        order: of quantities; others follow.
+    """
+    frame = frame[frame.groupby("quantity")["ours"].transform("count") > 0]
+    systems, found = list(dict.fromkeys(frame["system"])), dict.fromkeys(frame["quantity"])
+    quantities = [each for each in dict.fromkeys([*order, *found]) if each in found]
     cells = {(row["system"], row["quantity"]): row for _, row in frame.iterrows()}
 
     def own(system: str, quantity: str) -> str:
