@@ -144,7 +144,7 @@ def _train(options: Mapping[str, Any], model: Structure) -> Cost:
     source = {"slots": "massive", "translation": "alma", "entities": "uner"}.get(recipe.task.name, "massive")
     task = _read(_tokens(mixed[0] * rows, source, model), model)
     top = max(resolve_layers(recipe.align.layers, model.depth), default=0)
-    pairs = sum(_tokens(mixed[1] * rows, "tatoeba", model)) * model.block * top
+    pairs = mixed[1] * rows * _pair_bytes(recipe) / model.bytes_per_token * model.block * top
     developed = _read(_tokens(_development(recipe, source), source, model), model) if mixed[0] else 0.0
     flop = 2.0 * (passes * (task + pairs) + recipe.updates // recipe.evaluate_every * developed)
     return Cost(flop, flop / (PEAK * UTILISATION), 4.0 * 4 * model.lora(recipe.lora.r))
@@ -153,6 +153,13 @@ def _train(options: Mapping[str, Any], model: Structure) -> Cost:
 def _read(tokens: tuple[float, float], model: Structure) -> float:
     """Weights times tokens of prompts and answers; the head reads answers alone."""
     return sum(tokens) * model.block * model.depth + tokens[1] * model.head
+
+
+def _pair_bytes(recipe: Recipe) -> float:
+    """Of the first data set that the pairs are named after; of others, as of the paper's."""
+    known = {name: float(each["pair"]) for name, each in common()["data"].items() if "pair" in each}
+    named = (each for name, each in known.items() if name in " ".join(recipe.align.pairs))
+    return next(named, known["tatoeba"])
 
 
 def _development(recipe: Recipe, source: str) -> float:

@@ -1062,13 +1062,12 @@ def _show_plan(plan: Any, costs: dict[str, Any], size: Any, as_json: bool) -> No
 
     none = {"flop": 0.0, "seconds": 0.0, "disk": 0.0}
     rows, digests = [], plan.digests(plan.model)
-    for step in {
-        digests[step.id]: step for step in reversed(plan.steps.values())
-    }.values():  # of several alike, the first
-        own = vars(costs[step.id]) if step.id in costs else none
-        words = plan.command(step, lambda step_id: f"OUT/{step_id}")
-        rows.append({"step": step.id, "kept": step.keep, **own, "command": shlex.join(words)})
-    rows.reverse()
+    first: dict[str, str] = {}  # of several steps alike
+    for step in plan.steps.values():
+        if first.setdefault(digests[step.id], step.id) == step.id:
+            own = vars(costs[step.id]) if step.id in costs else none
+            words = plan.command(step, lambda step_id: f"OUT/{first[digests[step_id]]}")
+            rows.append({"step": step.id, "kept": step.keep, **own, "command": shlex.join(words)})
     kept = sum(row["disk"] for row in rows if row["kept"])
     passing = max((row["disk"] for row in rows if not row["kept"]), default=0.0)
     total = {"gpu_hours": sum(row["seconds"] for row in rows) / 3600, "disk": kept, "disk_most": kept + passing}

@@ -53,6 +53,7 @@ def test_training_costs_grow_with_updates_and_an_alignment_ends_at_its_block() -
         == pytest.approx(flop("align.layers=16") / 2)
         == pytest.approx(flop("align.layers=32") / 4)
     )
+    assert flop("align.pairs=[somewhere/alma/deen]") == pytest.approx(312 / 78 * flop())
     assert flop("gradient_checkpointing=true") == pytest.approx(1.5 * flop())
 
 

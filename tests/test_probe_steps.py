@@ -322,6 +322,27 @@ def test_a_dry_run_needs_no_data_and_no_weights(run_probe: Any, tmp_path: Path) 
     assert [*tmp_path.iterdir()] == []
 
 
+def test_of_steps_alike_a_plan_names_one(run_probe: Any, tmp_path: Path) -> None:
+    done = run_probe(
+        "reproduce",
+        "table7",
+        "--model",
+        LLAMA,
+        "--seeds",
+        "1",
+        "--dry-run",
+        "--json",
+        env={"MIDPROBE_DATA": str(tmp_path)},
+    )
+    plan = json.loads(done.stdout)
+    commands = {step["step"]: step["command"].split() for step in plan["steps"]}
+    assert "adapter/merge/1" not in commands  # it is that of fine-tuning alone
+    assert commands["merged/merge/1"][1:3] == ["OUT/adapter/sft/1", "OUT/alignment/1"]
+    used = {word.removeprefix("OUT/") for words in commands.values() for word in words if word.startswith("OUT/")}
+    assert used == set(commands)
+    assert set(plan["unstated"]) == {"align_updates", "tokens"}
+
+
 def test_a_recipe_runs_to_its_table_and_figure_and_again_does_nothing(run_probe: Any, tmp_path: Path) -> None:
     words = ("reproduce", "fig1a", "--model", "builtin:tiny", "--seeds", "1", "--out", str(tmp_path / "out"), "--json")
     words += tuple(
