@@ -101,8 +101,6 @@ class Plan:
     chosen: str
     """Which constants: `paper`, `paper-as-written` or `small`."""
     constants: Mapping[str, Any]
-    changed: tuple[str, ...]
-    """Constants that the user set."""
     seeds: tuple[int, ...]
     systems: Mapping[str, Mapping[str, Any]]
     data: Mapping[str, Data]
@@ -187,12 +185,11 @@ def make_plan(name: str, model: str, seeds: int, chosen: str, changes: Sequence[
     numbers = tuple(range(1, seeds + 1))
     used: dict[str, None] = {}
     steps = _expanded(recipe["steps"], systems, numbers, constants, data, used)
-    changed = tuple(change.partition("=")[0] for change in changes)
     papers = _constants(recipe, model, "paper")
     every = {key: papers.get(key) for key in used}
     words = [word for step in steps.values() for word in step.words]
     data = {source: each for source, each in data.items() if any(f"{{data.{source}}}" in word for word in words)}
-    return Plan(name, recipe, model, chosen, constants, changed, numbers, systems, data, steps, every)
+    return Plan(name, recipe, model, chosen, constants, numbers, systems, data, steps, every)
 
 
 def _constants(recipe: Mapping[str, Any], model: str, chosen: str) -> dict[str, Any]:
