@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from align.plan import resolve_layers
-from align.recipe import load_recipe
+from align.recipe import Recipe, load_recipe
 from align.tasks.translation import directions
 from data_manifests import language_sets, languages
 from data_manifests.published import language_groups
@@ -29,7 +30,8 @@ ASSUMED = (
     f"{BATCH} answers; retrieval in float32 at {SEARCH / 1e12:.0f} TFLOP/s",
     "2 FLOP a weight and token forward, as many backward (LoRA: none for frozen weights), as many again where blocks are recomputed; "
     "attention's share left out, which is small for sentences; an alignment step ends at its highest block",
-    "rows and their bytes are the data sets' means; every run goes to its last update and every answer to half of its most tokens",
+    "rows and their bytes are the data sets' means, an answer as long as the right one; every run goes to its last update, and reads "
+    "the task's development rows at each evaluation",
 )
 """The assumptions, for people."""
 
@@ -122,7 +124,7 @@ def cost(command: str, options: Mapping[str, Any], model: Structure) -> Cost:
 
 def _extract(options: Mapping[str, Any], model: Structure) -> Cost:
     rows = len(_languages(options["langs"], "paper35")) * int(options["limit"] or 997)
-    flop = 2.0 * model.block * model.depth * _tokens(rows, "flores200", model)
+    flop = 2.0 * model.block * model.depth * sum(_tokens(rows, "flores200", model))
     return Cost(flop, flop / (PEAK * UTILISATION), 4.0 * rows * (model.depth + 1) * model.hidden)
 
 
@@ -140,11 +142,32 @@ def _train(options: Mapping[str, Any], model: Structure) -> Cost:
     mixed = {"task": (1.0, 0.0), "align": (0.0, 1.0), "joint": (1.0, 1.0)}.get(recipe.alternation, (0.5, 0.5))
     rows = recipe.updates * recipe.batch
     source = {"slots": "massive", "translation": "alma", "entities": "uner"}.get(recipe.task.name, "massive")
-    task = _tokens(mixed[0] * rows, source, model) * (model.block * model.depth + model.head)
+    task = _read(_tokens(mixed[0] * rows, source, model), model)
     top = max(resolve_layers(recipe.align.layers, model.depth), default=0)
-    pairs = _tokens(mixed[1] * rows, "tatoeba", model) * model.block * top
-    flop = 2.0 * passes * (task + pairs)
+    pairs = mixed[1] * rows * _pair_bytes(recipe) / model.bytes_per_token * model.block * top
+    developed = _read(_tokens(_development(recipe, source), source, model), model) if mixed[0] else 0.0
+    flop = 2.0 * (passes * (task + pairs) + recipe.updates // recipe.evaluate_every * developed)
     return Cost(flop, flop / (PEAK * UTILISATION), 4.0 * 4 * model.lora(recipe.lora.r))
+
+
+def _read(tokens: tuple[float, float], model: Structure) -> float:
+    """Weights times tokens of prompts and answers; the head reads answers alone."""
+    return sum(tokens) * model.block * model.depth + tokens[1] * model.head
+
+
+def _pair_bytes(recipe: Recipe) -> float:
+    """Of the first data set that the pairs are named after; of others, as of the paper's."""
+    known = {name: float(each["pair"]) for name, each in common()["data"].items() if "pair" in each}
+    named = (each for name, each in known.items() if name in " ".join(recipe.align.pairs))
+    return next(named, known["tatoeba"])
+
+
+def _development(recipe: Recipe, source: str) -> float:
+    """Rows of a task; of one without a split of its own a tenth of the others."""
+    held = common()["data"][source]["rows"]
+    each = min(recipe.task.dev_rows or np.inf, held.get("dev", held["train"] / 10))
+    sides = 2 if recipe.task.name == "translation" else 1
+    return each * sides * len((recipe.task.langs or "en").split(","))
 
 
 def _evaluate(options: Mapping[str, Any], model: Structure) -> Cost:
@@ -159,9 +182,10 @@ def _evaluate(options: Mapping[str, Any], model: Structure) -> Cost:
         )
     held = common()["data"][source]["rows"]["test"]
     rows = number * min(int(options["limit"] or held), held)
-    answered = rows * int(options["max_new_tokens"]) / 2
+    asked, answered = _tokens(rows, source, model)
+    answered = min(answered, rows * float(options["max_new_tokens"]))
     through = model.block * model.depth
-    read = 2.0 * through * _tokens(rows, source, model)
+    read = 2.0 * through * asked
     said = 2.0 * (through + model.head) * answered
     bandwidth = answered / BATCH * 2.0 * model.weights / (BANDWIDTH * BANDWIDTH_SHARE)
     seconds = read / (PEAK * UTILISATION) + max(said / (PEAK * UTILISATION), bandwidth)
@@ -172,5 +196,7 @@ def _languages(given: str | None, default: str) -> Sequence[str]:
     return resolve_languages(given, tuple(languages()), "FLORES-200") if given else language_sets()[default]
 
 
-def _tokens(rows: float, source: str, model: Structure) -> float:
-    return rows * common()["data"][source]["bytes"] / model.bytes_per_token
+def _tokens(rows: float, source: str, model: Structure) -> tuple[float, float]:
+    """Of the text, or the prompts, and of the answers."""
+    described = common()["data"][source]
+    return rows * described["bytes"] / model.bytes_per_token, rows * described.get("answer", 0) / model.bytes_per_token

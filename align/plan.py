@@ -20,6 +20,7 @@ from align.sharded import share_out_weights
 from align.trainable import DDP_OPTIONS
 from probe.device import choose_device, choose_dtype
 from probe.errors import AlignError
+from probe.layers import places
 from probe.model import ModelSource, open_model
 
 
@@ -108,8 +109,7 @@ def resolve_layers(wanted: Sequence[int | str], depth: int) -> tuple[int, ...]:
     Raises:
         AlignError: a layer that the model does not have.
     """
-    named = {"bottom": max(1, depth // 4), "middle": max(1, depth // 2), "top": depth}
-    known = named | {str(layer): layer for layer in range(1, depth + 1)}
+    known = places(depth) | {str(layer): layer for layer in range(1, depth + 1)}
     for layer in wanted:
         if str(layer) not in known:
             raise AlignError(

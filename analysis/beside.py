@@ -17,12 +17,14 @@ from data_manifests import languages as known_languages
 from data_manifests.published import language_groups, model_name, model_short, published_tables, statements
 from probe.corpus import resolve_languages
 from probe.errors import AnalysisError
+from probe.layers import places
 from probe.steps import Plan, Steps
 
 _SHOWN = {
     "system": "system", "quantity": "quantity", "ours": "ours", "low": "low", "high": "high", "paper": "paper",
     "says": "paper says",
 }  # fmt: skip
+_CHANGED = {name: heading for name, heading in _SHOWN.items() if name != "says"} | {"agrees": "same direction"}
 
 
 def beside(steps: Steps) -> Report:
@@ -51,6 +53,11 @@ def beside(steps: Steps) -> Report:
     header = _header(plan, reference)
     digits = plan.recipe.get("digits", 1)
     tables = {"beside": Table(shown, " ".join(header), _SHOWN, digits=digits)}
+    against = plan.recipe.get("against")
+    if against is not None:
+        changed = _changes(frame, every, against)
+        caption = f"Differences from {against}, ours paired by seed. Whether in the same direction is told where low and high leave out 0."
+        tables["changes"] = Table(changed, caption, _CHANGED, digits=digits)
     if every["seed"].any():
         tables["runs"] = Table(every, "Every run; seed 0: without training.", digits=digits + 1)
     refused = tuple(f"{step}: {reason}" for step, reason in steps.refused.items())
@@ -71,6 +78,21 @@ def over_seeds(runs: pd.DataFrame, system: str, quantity: str) -> dict[str, floa
         return {"ours": mean, "low": np.nan, "high": np.nan, "seeds": len(own)}
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(own) - 1) * own.std(ddof=1) / len(own) ** 0.5)
     return {"ours": mean, "low": mean - half, "high": mean + half, "seeds": len(own)}
+
+
+def _changes(frame: pd.DataFrame, runs: pd.DataFrame, against: str) -> pd.DataFrame:
+    """The difference of the systems below one of them from it, ours and the paper's, where there are both."""
+    every = runs.merge(runs[runs["system"] == against], on=["quantity", "seed"], suffixes=("", "_base"))
+    every["value"] -= every["value_base"]
+    base = frame[frame["system"] == against].set_index("quantity")["paper"]
+    names, rows = list(dict.fromkeys(frame["system"])), []
+    for row in frame[frame["system"].isin(names[names.index(against) + 1 :])].itertuples():
+        own, paper = over_seeds(every, row.system, row.quantity), row.paper - base.get(row.quantity, np.nan)
+        if np.isfinite(own["ours"]) and np.isfinite(paper):
+            clear = own["low"] > 0 or own["high"] < 0
+            agrees = ("yes" if own["ours"] * paper > 0 else "no") if clear and paper else None
+            rows.append({"system": row.system, "quantity": row.quantity, **own, "paper": paper, "agrees": agrees})
+    return pd.DataFrame(rows, columns=["system", "quantity", "ours", "low", "high", "seeds", "paper", "agrees"])
 
 
 def _columns(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -98,17 +120,23 @@ def _paper(plan: Plan, reference: str, system: str, quantity: str, spec: Mapping
 def _header(plan: Plan, reference: str) -> list[str]:
     """Whose numbers these are, of which data, settings and seeds."""
     other = [
-        f"{key} {plan.constants[key]} (paper {paper})" if paper is not None else f"{key} {plan.constants[key]}"
+        f"{key} {plan.constants[key]}"
+        + (f" (paper {str(paper).strip('{}')})" if paper is not None and key not in plan.unstated else "")
         for key, paper in plan.used.items()
-        if key != "model_name" and plan.constants[key] != paper and "{" not in str(paper)
+        if key != "model_name" and plan.constants[key] != paper and "{" not in str(plan.constants[key])
     ]
     settings = f": {', '.join(other)}" if other else ", all of them the paper's"
     seeded = any(step.seed is not None for step in plan.steps.values())
+    data = [f"Data: {'; '.join(data.told for data in plan.data.values())}."] if plan.data else []
     told = [
         f"Ours: {plan.model}; the paper's: {model_name(reference)}.",
-        f"Data: {'; '.join(data.told for data in plan.data.values())}.",
+        *data,
         f"Constants `{plan.chosen}`{settings}.",
     ]
+    if plan.unstated and plan.chosen != "small":
+        told.append(
+            f"The paper does not tell {', '.join(f'{key} ({reason})' for key, reason in plan.unstated.items())}."
+        )
     if seeded and len(plan.seeds) > 1:
         told.append(f"Means over {len(plan.seeds)} seeds, low and high their 95 % interval (Student t).")
     elif seeded:
@@ -154,8 +182,9 @@ def _read(
             return {"": float(_json(folder / "training.json")["development"][spec["part"]])}
         if spec["read"] == "correlation":
             return _correlation(folder, spec)
-        summary = _json(folder / "summary.json")
-        return {"": _place(summary) if spec["read"] == "place" else 100 * _accuracy(summary, spec)}
+        if spec["read"] == "place":
+            return {"": _place(_json(folder / "summary.json"))}
+        return {"": 100 * _accuracy(folder, spec, quantity, notes)}
     except (OSError, ValueError, KeyError) as error:
         raise AnalysisError(
             f"{folder.name}: {type(error).__name__} {error}",
@@ -189,17 +218,24 @@ def _score(
     return {label: float(own[label]) for label in labels if label in own.index}
 
 
-def _accuracy(summary: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
-    """A share: of a layer, the best one, the paper's aggregate, or a control; over all directions or a group of them."""
-    layer, group = spec["layer"], spec.get("group", "mean")
+def _accuracy(folder: Path, spec: Mapping[str, Any], quantity: str, notes: dict[str, None]) -> float:
+    """A share: of a layer, the best one, the paper's aggregate, or a control; over all directions, a group of them, or those among
+    some languages."""
+    summary, layer, group = _json(folder / "summary.json"), spec["layer"], spec.get("group", "mean")
     if layer in summary["controls"]:
         return float(summary["controls"][layer][group])
     rows = {int(row["layer"]): row[group] for row in summary["layers"]}
+    if "langs" in spec:
+        directions = pd.read_csv(folder / "accuracy.csv")
+        codes = resolve_languages(spec["langs"], tuple(known_languages()), "FLORES-200")
+        among = directions[directions[["src", "tgt"]].isin(codes).all(axis=1)]
+        rows = dict(among.groupby("layer")["accuracy"].mean())
+        if absent := sorted(set(codes) - set(among["src"])):
+            notes[f"{quantity}: without {', '.join(absent)}, which ours were not probed in."] = None
     depth = max(rows)
     if layer == "aggregate":
         return float(np.mean([rows[each] for each in range(2, depth + 1, 2)]))
-    named = {"bottom": max(1, depth // 4), "middle": max(1, depth // 2), "top": depth, "best": summary["best_layer"]}
-    return float(rows[named[layer]])
+    return float(rows[(places(depth) | {"best": summary["best_layer"]})[layer]])
 
 
 def _place(summary: Mapping[str, Any]) -> float:

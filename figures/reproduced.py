@@ -8,12 +8,14 @@ from pathlib import Path
 from analysis.seeds import over_seeds
 from figures.save import save
 from figures.tuned import tuned
+from probe.layers import places
 from probe.results import RetrievalResult
 from probe.steps import Steps
 
 
 def draw_reproduced(steps: Steps, out: Path) -> list[Path]:
-    """What a recipe's `figure` names: `copy` of the figures that a step drew, or `tuned`, a result over systems beside a base.
+    """What a recipe's `figure` names: `copy` of the figures that a step drew (of each seed), or `tuned`, a result over systems
+    beside a base.
 
     Returns:
         The files written; none where the recipe has no figure, or where what it would show was refused.
@@ -22,12 +24,14 @@ def draw_reproduced(steps: Steps, out: Path) -> list[Path]:
     if spec is None:
         return []
     if "copy" in spec:
-        drawn = [step for system in plan.systems for step in plan.instances(spec["copy"], system)]
-        made = [
-            path for step in drawn if step.id not in steps.refused for path in sorted(steps.folder(step.id).iterdir())
-        ]
+        drawn = {step.id: step for system in plan.systems for step in plan.instances(spec["copy"], system)}
         out.mkdir(parents=True, exist_ok=True)
-        return sorted({Path(shutil.copy(path, out / path.name)) for path in made})
+        return sorted(
+            Path(shutil.copy(path, out / (path.name if step.seed is None else f"seed{step.seed}-{path.name}")))
+            for step in drawn.values()
+            if step.id not in steps.refused
+            for path in steps.folder(step.id).iterdir()
+        )
     base = steps.folder(plan.instances(spec["tuned"], spec["base"])[0].id)
     runs = {
         system: [RetrievalResult.load(steps.folder(step.id)) for step in plan.instances(spec["tuned"], system)]
@@ -35,4 +39,6 @@ def draw_reproduced(steps: Steps, out: Path) -> list[Path]:
         if system != spec["base"]
     }
     layers, controls = over_seeds(RetrievalResult.load(base), runs, spec.get("langs"))
-    return save(tuned(layers, controls, spec["base"], spec.get("group", "mean")), layers, out / plan.name)
+    named = places(int(layers["layer"].max()))
+    marks = {system: [named[own["layers"]]] for system, own in plan.systems.items() if own.get("layers") in named}
+    return save(tuned(layers, controls, spec["base"], marks=marks), layers, out / plan.name)

@@ -959,7 +959,7 @@ def reproduce(
     name: Annotated[
         str, typer.Argument(help="A table or figure of the paper: fig1a, table2-slots, ...; list prints all.")
     ],
-    model: Annotated[str, typer.Option(help="Hub id, local folder, or an embedded model.")] = "builtin:tiny",
+    model: Annotated[str, typer.Option(help="Hub id, local folder, or an embedded model.")] = "builtin:lab",
     seeds: Annotated[int, typer.Option(help="Seeds 1 to N of what is trained.")] = 3,
     constants: Annotated[
         str,
@@ -998,6 +998,7 @@ def reproduce(
     if dry_run:
         _show_plan(plan, costs, size, as_json)
         return
+    from align.adapter import find_adapter
     from analysis.beside import beside
     from analysis.report import refuse_other_folder
     from figures.reproduced import draw_reproduced
@@ -1005,13 +1006,14 @@ def reproduce(
 
     refuse_other_folder(out / name)
     refuse_missing_data(plan)
-    steps = Steps(plan, out, dict(open_model(model).identity))
+    adapters = {each: str(open_model(model, adapter=find_adapter(each)).identity["adapter"]) for each in plan.adapters}
+    steps = Steps(plan, out, dict(open_model(model).identity), adapters)
     steps.run(lambda words: _execute(words, device), lambda line: print(line, file=sys.stderr))
     report = beside(steps)
     drawn = draw_reproduced(steps, out / name / "figures")
     _finish_report(report, out / name, as_json)
     if drawn and not as_json:
-        print(f"Figure  {drawn[0]}")
+        print(f"Figures {out / name / 'figures'}")
 
 
 @cache
@@ -1060,13 +1062,12 @@ def _show_plan(plan: Any, costs: dict[str, Any], size: Any, as_json: bool) -> No
 
     none = {"flop": 0.0, "seconds": 0.0, "disk": 0.0}
     rows, digests = [], plan.digests(plan.model)
-    for step in {
-        digests[step.id]: step for step in reversed(plan.steps.values())
-    }.values():  # of several alike, the first
-        own = vars(costs[step.id]) if step.id in costs else none
-        words = plan.command(step, lambda step_id: f"OUT/{step_id}")
-        rows.append({"step": step.id, "kept": step.keep, **own, "command": shlex.join(words)})
-    rows.reverse()
+    first: dict[str, str] = {}  # of several steps alike
+    for step in plan.steps.values():
+        if first.setdefault(digests[step.id], step.id) == step.id:
+            own = vars(costs[step.id]) if step.id in costs else none
+            words = plan.command(step, lambda step_id: f"OUT/{first[digests[step_id]]}")
+            rows.append({"step": step.id, "kept": step.keep, **own, "command": shlex.join(words)})
     kept = sum(row["disk"] for row in rows if row["kept"])
     passing = max((row["disk"] for row in rows if not row["kept"]), default=0.0)
     total = {"gpu_hours": sum(row["seconds"] for row in rows) / 3600, "disk": kept, "disk_most": kept + passing}
@@ -1078,6 +1079,7 @@ def _show_plan(plan: Any, costs: dict[str, Any], size: Any, as_json: bool) -> No
             "constants": plan.chosen,
             "seeds": list(plan.seeds),
             "data": data,
+            "unstated": plan.unstated,
         }
         _print_json({**told, "steps": rows, **total, "assumed": ASSUMED, "structure": vars(size)})
         return
@@ -1095,6 +1097,8 @@ def _show_plan(plan: Any, costs: dict[str, Any], size: Any, as_json: bool) -> No
         f"\nTogether {total['gpu_hours']:.2f} GPU hours, {_bytes(kept)} kept, at most {_bytes(total['disk_most'])} at a time"
     )
     print("\n".join(f"Assumed: {line}." for line in ASSUMED))
+    for key, reason in plan.unstated.items():
+        print(f"Our choice, since the paper does not tell it: {key} {plan.constants[key]} ({reason}).")
 
 
 def _bytes(count: float) -> str:

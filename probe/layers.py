@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from probe.errors import ProbeError
 
 
+def places(depth: int) -> dict[str, int]:
+    """`bottom`, `middle` and `top`: a quarter, a half and all of the blocks (8, 16 and 32 of 32, as in the paper)."""
+    return {"bottom": max(1, depth // 4), "middle": max(1, depth // 2), "top": depth}
+
+
 def parse_layers(text: str, available: Sequence[int]) -> tuple[int, ...]:
     """Layers by `all`, `even`, a list `0,8,16`, or a range `start:stop:step` whose stop is included.
 

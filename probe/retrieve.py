@@ -136,7 +136,7 @@ def _alone(out: str | Path | None) -> Iterator[None]:
         return
     with writing(Path(out)):
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with locked(Path(out), str(out)):
+    with locked(Path(out), str(out), "give another --out"):
         yield
 
 

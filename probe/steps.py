@@ -3,11 +3,12 @@
 A step's words are a template. `{name}` is the folder of the step of that name, the data of that name, a constant, or a setting
 of the system (a row of the table); `{out}` is the step's own folder, `{seed}` and `{model}` are what they say. A step is done
 once for each system and seed that it depends on, through other steps too. `{name?}` leaves out its word and the one before where a
-system has no such step; `{name*}` is every folder of that step.
+system has no such step, or where a constant is null.
 
-A finished step is known by the digest of its words, in which a folder stands for its own step's digest, data for their content and
-the model for its identity: recipes share steps, and where they lie says nothing. OUT/steps/NAME-DIGEST holds a step's files,
-OUT/steps/NAME-DIGEST.json says that they are whole.
+A finished step is known by the digest of midprobe's version and the step's words, in which a folder stands for its own step's digest,
+data for their content, the model and published adapters for their identity: recipes share steps, where they lie says nothing,
+and another version does them again. OUT/steps/NAME-DIGEST holds a step's files, OUT/steps/NAME-DIGEST.json says that they are
+whole. One process at a time works in OUT, since what a step leaves is removed when the last that needs it is done.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from probe.errors import ProbeError
 from probe.provenance import digest, versions
 from probe.results import writing
 from probe.sources import local_data
-from probe.store import write_json
+from probe.store import locked, write_json
 
 _PLACE = re.compile(r"\{([\w.=/-]+)(\??)\}")
 _RESUMED = ("extract", "retrieve", "train", "evaluate")
@@ -99,8 +101,6 @@ class Plan:
     chosen: str
     """Which constants: `paper`, `paper-as-written` or `small`."""
     constants: Mapping[str, Any]
-    changed: tuple[str, ...]
-    """Constants that the user set."""
     seeds: tuple[int, ...]
     systems: Mapping[str, Mapping[str, Any]]
     data: Mapping[str, Data]
@@ -124,13 +124,26 @@ class Plan:
         """A step's instances for a system, one a seed where it depends on that; none where the system has no such step."""
         return [step for step in self.steps.values() if step.name == name and step.system in (None, system)]
 
-    def digests(self, identity: Any) -> dict[str, str]:
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Published adapters, by the names that its steps give them."""
+        given = (pair for step in self.steps.values() for pair in pairwise(step.words))
+        return tuple(dict.fromkeys(word for option, word in given if option == "--adapter" and "{" not in word))
+
+    @property
+    def unstated(self) -> dict[str, str]:
+        """Constants that its steps depend on and the paper does not tell -> what decided them."""
+        return {key: reason for key, reason in common()["unstated"].items() if key in self.used}
+
+    def digests(self, identity: Any, adapters: Mapping[str, str] | None = None) -> dict[str, str]:
         """Step's id -> digest.
 
         Args:
             identity: of the model, as JSON values.
+            adapters: identities of the published ones, by name; where they are not given, they stand for themselves.
         """
         found: dict[str, str] = {}
+        version = versions().get("midprobe")
         told = {"model": digest(identity), "out": ""} | {
             f"data.{name}": data.digest for name, data in self.data.items()
         }
@@ -138,7 +151,8 @@ class Plan:
             known = {f"={need}": found[need] for need in step.needs} | {
                 name: told[name] for word in step.words for name, _ in _PLACE.findall(word) if name in told
             }
-            found[step.id] = digest([_filled(word, known.__getitem__) for word in step.words])
+            words = [(adapters or {}).get(word) or _filled(word, known.__getitem__) for word in step.words]
+            found[step.id] = digest([version, words])
         return found
 
 
@@ -158,9 +172,8 @@ def make_plan(name: str, model: str, seeds: int, chosen: str, changes: Sequence[
         raise ProbeError(f"--seeds {seeds}", "1 or more", "give --seeds 3")
     recipe = reproduction(name)
     if model_short(model) not in recipe.get("models", [model_short(model)]):
-        raise ProbeError(
-            f"{name} with {model}", f"a model of {', '.join(recipe['models'])}", "give it as --model, by its hub id"
-        )
+        known = [each for each in common()["models"] if model_short(each) in recipe["models"]]
+        raise ProbeError(f"{name} with {model}", " or ".join(known), "give it as --model")
     constants = _constants(recipe, model, chosen)
     for change in changes:
         key, equals, text = change.partition("=")
@@ -168,14 +181,15 @@ def make_plan(name: str, model: str, seeds: int, chosen: str, changes: Sequence[
             raise ProbeError(f"--set {change}", f"KEY=VALUE with a key of {', '.join(sorted(constants))}", "mend it")
         constants[key] = yaml.safe_load(text)
     systems = {system: {key: str(value) for key, value in own.items()} for system, own in recipe["systems"].items()}
-    data = {source: find_data(source) for source in recipe["data"]}
+    data = {source: find_data(source) for source in common()["data"]}
     numbers = tuple(range(1, seeds + 1))
     used: dict[str, None] = {}
     steps = _expanded(recipe["steps"], systems, numbers, constants, data, used)
-    changed = tuple(change.partition("=")[0] for change in changes)
     papers = _constants(recipe, model, "paper")
     every = {key: papers.get(key) for key in used}
-    return Plan(name, recipe, model, chosen, constants, changed, numbers, systems, data, steps, every)
+    words = [word for step in steps.values() for word in step.words]
+    data = {source: each for source, each in data.items() if any(f"{{data.{source}}}" in word for word in words)}
+    return Plan(name, recipe, model, chosen, constants, numbers, systems, data, steps, every)
 
 
 def _constants(recipe: Mapping[str, Any], model: str, chosen: str) -> dict[str, Any]:
@@ -264,7 +278,7 @@ class _Filling:
     def words(self, words: Sequence[str]) -> list[str]:
         kept: list[str] = []
         for word in words:
-            if any(sign and self.value(name) is None for name, sign in _PLACE.findall(word)):
+            if any(sign and self.value(name) in (None, "null") for name, sign in _PLACE.findall(word)):
                 kept.pop()
             else:
                 kept.append(_filled(word, self.value))
@@ -319,9 +333,9 @@ def _sha256(path: Path) -> str:
 class Steps:
     """The steps of a plan as they stand in a folder."""
 
-    def __init__(self, plan: Plan, out: Path, identity: Any) -> None:
+    def __init__(self, plan: Plan, out: Path, identity: Any, adapters: Mapping[str, str] | None = None) -> None:
         self.plan, self.out = plan, out / "steps"
-        self.digests = plan.digests(identity)
+        self.digests = plan.digests(identity, adapters)
         self.refused: dict[str, str] = {}
         """Optional steps that could not be, and why."""
 
@@ -344,13 +358,14 @@ class Steps:
         """Do every step that is to be kept and is not there, and before it what it needs.
 
         Raises:
-            ProbeError: what a command refuses; what was finished stays.
+            ProbeError: what a command refuses; what was finished stays. Another process works in the folder.
         """
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-        for step in self.plan.steps.values():
-            if step.keep:
-                self._ensure(step, execute, tell)
+        with locked(self.out, str(self.out), "give another --out"):
+            for step in self.plan.steps.values():
+                if step.keep:
+                    self._ensure(step, execute, tell)
 
     def _ensure(self, step: Step, execute: Execute, tell: Callable[[str], object]) -> None:
         if self.record(step.id) is not None or step.id in self.refused:

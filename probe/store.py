@@ -97,8 +97,13 @@ def _new_hdf5(path: Path, room: int) -> Iterator[h5py.File]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+def locked(
+    path: Path, what: str, otherwise: str = "give each process its own --shard i/N", wait: bool = False
+) -> Iterator[None]:
     """Hold a kernel lock, which a dying process releases by itself.
+
+    Args:
+        otherwise: what one can do beside waiting.
 
     Raises:
         StoreError: another living process holds it (and `wait` is False).
@@ -113,7 +118,7 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
             raise StoreError(
                 f"{what} is being written by another process",
                 "one writer",
-                "wait for it, or give each process its own --shard i/N",
+                f"wait for it, or {otherwise}",
             ) from None
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(handle).st_ino == lock.stat().st_ino:  # else the previous holder has removed this lock

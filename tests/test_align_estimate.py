@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from align.estimate import PEAK, UTILISATION, cost, structure
+from data_manifests.reproduction import common
 from probe.extract import Settings, extract_all
 from probe.sources import load_corpus
 
@@ -52,12 +53,36 @@ def test_training_costs_grow_with_updates_and_an_alignment_ends_at_its_block() -
         == pytest.approx(flop("align.layers=16") / 2)
         == pytest.approx(flop("align.layers=32") / 4)
     )
+    assert flop("align.pairs=[somewhere/alma/deen]") == pytest.approx(312 / 78 * flop())
     assert flop("gradient_checkpointing=true") == pytest.approx(1.5 * flop())
+
+
+def test_development_rows_are_read_at_each_evaluation() -> None:
+    size = structure(LLAMA)
+
+    def flop(*changes: str) -> float:
+        task = ["alternation=task", "task.name=slots", "task.langs=ar,en", "updates=200", *changes]
+        return cost("train", {"recipe": "align", "changes": task}, size).flop
+
+    none = flop("evaluate_every=400")
+    once, twice, few = (
+        flop("evaluate_every=200"),
+        flop("evaluate_every=100"),
+        flop("evaluate_every=100", "task.dev_rows=100"),
+    )
+    assert twice - none == pytest.approx(2 * (once - none))
+    assert (few - none) / (twice - none) == pytest.approx(100 / 2033)
+    assert (once - none) / none == pytest.approx(2 * 2033 / (200 * 128) / 2)  # forward alone, not backward
 
 
 def test_generation_is_not_faster_than_memory(tmp_path: Path) -> None:
     size = structure(LLAMA)
-    options = {"task": "slots", "langs": "en", "limit": 320, "max_new_tokens": 200}
-    steps = 320 / 32 * 100
-    assert cost("evaluate", options, size).seconds > steps * 2 * size.weights / (3.35e12 * 0.5)
+    answer = common()["data"]["massive"]["answer"] / size.bytes_per_token
+
+    def seconds(tokens: int) -> float:
+        return cost("evaluate", {"task": "slots", "langs": "en", "limit": 320, "max_new_tokens": tokens}, size).seconds
+
+    read = 10 * 2 * size.weights / (3.35e12 * 0.5)  # of all weights, once a token of each of ten batches
+    assert seconds(200) > answer * read
+    assert seconds(200) - seconds(2) == pytest.approx((answer - 2) * read)  # no answer is longer than it may be
     assert cost("correlate", {}, size).seconds == 0

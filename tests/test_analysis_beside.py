@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from analysis.seeds import over_seeds as curves_over_seeds
 from data_manifests import language_sets
 from data_manifests.published import language_groups
 from figures.reproduced import draw_reproduced
+from figures.tuned import tuned
 from probe.steps import Steps, make_plan
 
 SLOTS = language_sets()["slots20"]
@@ -30,7 +32,16 @@ def scores(folder: Path, level: float, codes: tuple[str, ...] = SLOTS) -> None:
 
 
 def summary(folder: Path, level: float) -> None:
+    """Accuracy `level` and a hundredth more a layer, of directions among the languages of slot filling; of others 0."""
     folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"{layer},{tgt},afr_Latn,100,0,{level + layer / 100 if tgt in SLOTS else 0}"
+        for layer in range(5)
+        for tgt in ("deu_Latn", "swh_Latn", "hun_Latn")
+    ]
+    (folder / "accuracy.csv").write_text(
+        "\n".join(["layer,src,tgt,n,correct,accuracy", *lines]) + "\n", encoding="utf-8"
+    )
     layers = [{"layer": layer, "mean": level + layer / 100, "low": level / 2} for layer in range(5)]
     value = {"layers": layers, "controls": {"char": {"mean": 0.26}}, "best_layer": 4}
     (folder / "summary.json").write_text(json.dumps(value), encoding="utf-8")
@@ -86,7 +97,8 @@ def test_the_header_says_whose_model_which_data_and_what_was_scaled_down(
         in caption
     )
     assert "MASSIVE 1.1, as in the paper" in caption
-    assert "updates 100 (paper 2250)" in caption
+    assert "updates 200 (paper 2250)" in caption
+    assert "tokens 48," in caption  # which the paper does not tell
     assert "without an interval over seeds" in caption
     (tmp_path / "data" / "tatoeba-v2021-07-22").mkdir()
     assert (
@@ -120,6 +132,23 @@ def test_changes_are_paired_by_language_and_seed(tmp_path: Path) -> None:
     own = cell(report.frame("beside"), "align-middle", "slots-transfer-sd")
     assert (own["paper"], own["ours"]) == (2.6, pytest.approx(change[places].std(ddof=1)))
     assert np.isnan(cell(report.frame("beside"), "sft", "translation-supervised-comet")["ours"])  # without COMET
+
+
+def test_differences_are_paired_by_seed_and_their_direction_is_told_where_it_is_clear(tmp_path: Path) -> None:
+    steps = filled(planned("table2-slots", tmp_path))
+    frame = beside(steps).frame("changes")
+    assert set(frame["system"]) == {"align"}  # and not what stands above
+    own = cell(frame, "align", "slots-transfer-f1")  # ten points in every seed
+    assert (own["ours"], own["low"], own["high"], own["seeds"]) == (
+        pytest.approx(10),
+        pytest.approx(10),
+        pytest.approx(10),
+        3,
+    )
+    assert (own["paper"], own["agrees"]) == (pytest.approx(1.5), "yes")
+    single = beside(filled(planned("table2-slots", tmp_path / "single", seeds=1))).frame("changes")
+    assert single["agrees"].isna().all()  # nothing is told of one seed
+    assert "changes" not in beside(filled(planned("table9", tmp_path / "9"))).tables
 
 
 def test_a_group_that_is_not_whole_is_told(tmp_path: Path) -> None:
@@ -166,13 +195,23 @@ def test_curves_of_one_run_are_those_of_compare_and_of_several_their_mean(tmp_pa
     assert set(controls["control"]) == {"char", "length"}
 
 
-def test_the_figure_of_a_recipe_shows_every_system_but_the_base(tmp_path: Path, simulate) -> None:
+def test_the_figure_of_a_recipe_shows_every_system_but_the_base_and_marks_what_was_aligned(
+    tmp_path: Path, simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = planned("fig4", tmp_path / "out", seeds=2)
     codes = language_sets()["paper35"][:8] + language_sets()["weakest5"]
     codes = tuple(dict.fromkeys(codes))
     for number, step in enumerate(each for each in steps.plan.steps.values() if each.name == "result"):
         simulate(codes, 4, 40, 0.0 if step.system == "base" else 0.1, number).save(steps.folder(step.id))
+    marked: dict[str, dict[str, list[int]]] = {}
+
+    def drawn(*given: Any, marks: dict[str, list[int]]) -> Any:
+        marked["fig4"] = marks
+        return tuned(*given, marks=marks)
+
+    monkeypatch.setattr("figures.reproduced.tuned", drawn)
     files = draw_reproduced(steps, tmp_path / "figures")
+    assert marked["fig4"] == {"bottom": [1], "middle": [2], "top": [4]}
     assert [path.name for path in files] == ["fig4.pdf", "fig4.png", "fig4.csv"]
     drawn = pd.read_csv(files[-1])
     assert list(dict.fromkeys(drawn["model"])) == ["bottom", "middle", "top"]

@@ -17,13 +17,13 @@ from data_manifests.reproduction import reproduction, reproduction_names
 from probe.cli import _costs, _parsed
 from probe.errors import ProbeError
 from probe.steps import Plan, Steps, make_plan
+from probe.store import locked
 
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 
 TOY: dict[str, Any] = {
     "title": "Toy",
     "table": "2",
-    "data": [],
     "systems": {"base": {}, "tuned": {"objective": "task"}},
     "steps": {
         "adapter": {
@@ -80,7 +80,7 @@ def test_a_step_is_expanded_over_what_it_depends_on_through_others(toy: Callable
         "result/tuned/2", "summary/base", "summary/tuned/1", "summary/tuned/2",
     }  # fmt: skip
     words = plan.command(plan.steps["store/base"], str)
-    assert words == ["extract", "--model", "builtin:tiny", "--limit", "200", "--out", "store/base"]  # no adapter
+    assert words == ["extract", "--model", "builtin:tiny", "--limit", "500", "--out", "store/base"]  # no adapter
     assert plan.command(plan.steps["store/tuned/2"], str)[3:5] == ["--adapter", "adapter/tuned/2"]
     assert plan.command(plan.steps["adapter/tuned/2"], str)[3:7] == ["--set", "kind=task", "--set", "seed=2"]
     assert {"sentences", "draws"} == set(plan.used)
@@ -171,11 +171,45 @@ def test_data_are_known_by_their_content_wherever_they_lie(tmp_path: Path, monke
             (tmp_path / place / name).mkdir(parents=True)
         (tmp_path / place / "massive" / "en-US.jsonl").write_text(text, encoding="utf-8")
         monkeypatch.setenv("MIDPROBE_DATA", str(tmp_path / place))
-        digests.append(make_plan("table2-slots", "builtin:tiny", 1, "small").digests("model"))
+        digests.append(make_plan("table2-slots", "builtin:tiny", 1, "paper").digests("model"))
     assert digests[0] == digests[1]
     differ = {step.partition("/")[0] for step in digests[0] if digests[0][step] != digests[2][step]}
     assert differ == {"adapter", "scores", "store", "result"}
     assert digests[0]["result/zero-shot"] == digests[2]["result/zero-shot"]  # it reads FLORES alone
+
+
+def test_another_version_and_another_published_adapter_are_other_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan("published-adapters", LLAMA, 1, "paper")
+    names = [
+        f"danniliu/Meta-Llama-3-8B-Instruct-{task}-{tag}-LoRA"
+        for task in ("SF", "MT")
+        for tag in ("baseline", "mid-align")
+    ]
+    assert sorted(plan.adapters) == sorted(names)
+    first = plan.digests("model", dict.fromkeys(names, "one"))
+    second = plan.digests("model", {**dict.fromkeys(names, "one"), names[0]: "two"})
+    assert {step for step in first if first[step] != second[step]} == {"slots-store/sft", "slots/sft"}
+    monkeypatch.setattr(probe.steps, "versions", lambda: {"midprobe": "another"})
+    assert not set(first.values()) & set(plan.digests("model", dict.fromkeys(names, "one")).values())
+
+
+def test_a_folder_in_which_another_process_works_is_refused(toy: Callable[..., Plan], tmp_path: Path) -> None:
+    steps = Steps(toy(), tmp_path, "model")
+    with (
+        locked(tmp_path / "steps", "the other"),
+        pytest.raises(ProbeError, match=r"written by another process.*another --out"),
+    ):
+        steps.run(Commands())
+    steps.run(Commands())
+
+
+def test_an_optional_setting_that_is_null_leaves_out_its_words() -> None:
+    def words(*changes: str) -> list[str]:
+        plan = make_plan("table2-mt", LLAMA, 1, "paper", changes)
+        return plan.command(plan.steps["scores/sft/1"], str)
+
+    assert "--comet-python" not in words()
+    assert words("comet_python=/opt/comet/bin/python")[-2:] == ["--comet-python", "/opt/comet/bin/python"]
 
 
 def test_recipes_share_their_steps() -> None:
@@ -186,6 +220,16 @@ def test_recipes_share_their_steps() -> None:
     assert tables["scores/sft/1"] == placement["scores/sft/1"] == levels["scores/sft/1"]
     assert tables["adapter/align/1"] == placement["adapter/align-middle/1"] == levels["adapter/align-low/1"]
     assert tables["adapter/align/1"] == curves["adapter/middle/1"]
+    assert tables["result/align/1"] == curves["result/middle/1"]
+    bases = {"fig1a": "", "fig1b": "", "fig3": "/base", "fig4": "/base", "table2-slots": "/zero-shot", "table2-mt": "/zero-shot",
+             "table6": "/zero-shot", "zero-shot": "", "published-adapters": "/zero-shot"}  # fmt: skip
+    held = {
+        make_plan(name, LLAMA, 1, "paper").digests("model")[f"{'slots' if 'adapters' in name else 'result'}{system}"]
+        for name, system in bases.items()
+    }
+    assert len(held) == 1
+    tried, translated = (make_plan(name, LLAMA, 1, "paper").digests("model") for name in ("temperature", "table2-mt"))
+    assert tried["mt-adapter/0.1/1"] == translated["mt-adapter/align/1"]
 
 
 # Every recipe
@@ -253,8 +297,8 @@ def test_the_papers_constants_are_exact_and_both_alternations_have_names() -> No
         (("fig1a", "--seeds", "0"), "--seeds 0"),
         (("fig1a", "--set", "sentence=5"), "--set sentence=5"),
         (("fig1a", "--constants", "large"), "--constants large"),
-        (("published-adapters",), "published-adapters with builtin:tiny"),
-        (("table2-slots",), "no massive for table2-slots"),
+        (("published-adapters",), "published-adapters with builtin:lab"),
+        (("table2-slots",), "no tatoeba for table2-slots"),
     ],
 )
 def test_bad_input_is_one_line(run_probe: Any, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
@@ -276,3 +320,51 @@ def test_a_dry_run_needs_no_data_and_no_weights(run_probe: Any, tmp_path: Path) 
     assert 1 < plan["gpu_hours"] < 100
     assert "not found" in plan["data"]["massive"]
     assert [*tmp_path.iterdir()] == []
+
+
+def test_of_steps_alike_a_plan_names_one(run_probe: Any, tmp_path: Path) -> None:
+    done = run_probe(
+        "reproduce",
+        "table7",
+        "--model",
+        LLAMA,
+        "--seeds",
+        "1",
+        "--dry-run",
+        "--json",
+        env={"MIDPROBE_DATA": str(tmp_path)},
+    )
+    plan = json.loads(done.stdout)
+    commands = {step["step"]: step["command"].split() for step in plan["steps"]}
+    assert "adapter/merge/1" not in commands  # it is that of fine-tuning alone
+    assert commands["merged/merge/1"][1:3] == ["OUT/adapter/sft/1", "OUT/alignment/1"]
+    used = {word.removeprefix("OUT/") for words in commands.values() for word in words if word.startswith("OUT/")}
+    assert used == set(commands)
+    assert set(plan["unstated"]) == {"align_updates", "tokens"}
+
+
+def test_a_recipe_runs_to_its_table_and_figure_and_again_does_nothing(run_probe: Any, tmp_path: Path) -> None:
+    words = ("reproduce", "fig1a", "--model", "builtin:tiny", "--seeds", "1", "--out", str(tmp_path / "out"), "--json")
+    words += tuple(
+        word
+        for each in ("corpus=everyday", "split=dev", "probed=cy,de,en,es,sw,zh", "sentences=12")
+        for word in ("--set", each)
+    )
+    first = run_probe(*words)
+    assert [line.split(":")[0] for line in first.stderr.splitlines() if ": probe " in line] == [
+        "store",
+        "result",
+        "best",
+        "drawn",
+    ]
+    report = json.loads(first.stdout)
+    cells = {row["quantity"]: row for row in report["tables"]["beside"]}
+    assert cells["aggregate, all languages"]["says"] == "below 50"
+    assert cells["retrieval-slots20"]["paper"] == 39.1
+    assert 0 <= cells["retrieval-slots20"]["ours"] <= 100
+    assert "corpus everyday (paper flores200)" in (tmp_path / "out" / "fig1a" / "beside.md").read_text(encoding="utf-8")
+    assert (tmp_path / "out" / "fig1a" / "figures" / "curves.png").is_file()
+    assert not [*(tmp_path / "out" / "steps").glob("store-*/*")]
+    again = run_probe(*words)
+    assert ": probe " not in again.stderr
+    assert again.stdout == first.stdout
