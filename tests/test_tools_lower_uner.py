@@ -1,0 +1,32 @@
+"""Universal NER in lower case is Universal NER still."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from lower_uner import lowered, main
+
+from align.tasks.entities import Entities
+
+LINES = "# sent_id = A-1\n# text = Lima, in PERU\n1\tLima\tB-LOC\t-\tX\n2\t,\tO\t-\tX\n3\tin\tO\t-\tX\n4\tPERU\tB-LOC\t-\tX\n\n"
+
+
+def test_texts_and_tokens_are_lowered_and_nothing_else() -> None:
+    assert "\n".join(map(lowered, LINES.split("\n"))) == LINES.replace("Lima", "lima").replace("PERU", "peru")
+
+
+def test_the_folder_is_read_with_the_same_entities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "uner" / "UNER_English-EWT", tmp_path / "lower"
+    source.mkdir(parents=True)
+    (source / "en_ewt-ud-test.iob2.gz").write_bytes(gzip.compress(LINES.encode()))
+    monkeypatch.setattr("sys.argv", ["lower_uner.py", "--uner", str(source.parent), "--out", str(out)])
+    main()
+    (row,) = Entities().rows(out, "test", "en")
+    (given,) = Entities().rows(source.parent, "test", "en")
+    assert row.prompt[-1].content.endswith("lima, in peru")
+    assert [entity[:1] + entity[2:] for entity in row.gold.entities] == [
+        entity[:1] + entity[2:] for entity in given.gold.entities
+    ]
+    assert [entity.text for entity in row.gold.entities] == ["lima", "peru"]
