@@ -15,6 +15,7 @@ from align.pairs import FilterCounts, filter_pairs, read_pairs, split_developmen
 from align.recipe import Recipe
 from align.sampling import ExampleSampler, PairSampler
 from align.tasks import task_named
+from align.tasks.entities import Entities
 from align.tasks.overlap import is_evaluated, without_overlap
 from align.tasks.task import TaskRow
 from data_manifests import corpus_manifest, corpus_names
@@ -134,11 +135,13 @@ def _task(recipe: Recipe, source: ModelSource, rank: int, ranks: int) -> _Part:
     data = Path(str(recipe.task.data)).resolve().name
     name = data if recipe.task.name == "jsonl" else f"{recipe.task.name} ({data})"
     licence = _TASK_LICENCES.get(recipe.task.name, "unknown")
-    overlap = {"overlap": counts["overlap"]["note"]} if "overlap" in counts else {}
+    told = {"overlap": counts["overlap"]["note"]} if "overlap" in counts else {}
+    if "template_sha256" in counts:
+        told["template_sha256"] = counts["template_sha256"]
     return _Part(
         Source(parts[0], parts[1], ExampleSampler(len(train), recipe.seed, rank, ranks)),
         {"train": len(train), "development": len(development), **counts},
-        [{"name": name, "rows": len(train), "licence": licence, **overlap}],
+        [{"name": name, "rows": len(train), "licence": licence, **told}],
         digest([[[ids.tolist(), labels.tolist()] for ids, labels in part.rows] for part in parts]),
     )
 
@@ -154,13 +157,14 @@ def _jsonl(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
 
 
 def _named_task(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
-    """Of slots and entities their own splits.
+    """Of slots and entities their own splits; of entities the counts tell the prompt too.
 
     Of translations those without a sentence of the probe's corpus, which the counts tell, and a tenth of them by hash of
     the id, which both directions share, for development: ALMA's own sets leave out Icelandic.
     """
     name, data, langs = recipe.task.name, Path(str(recipe.task.data)), recipe.task.langs
-    task = task_named(name, recipe.task.style)
+    template = recipe.task.template
+    task = task_named(name, recipe.task.style, template=None if template is None else Path(template))
     if langs is None:
         langs = ",".join(_supervised(name))
     rows = task.rows(data, "train", langs, recipe.task.rows)
@@ -168,7 +172,8 @@ def _named_task(recipe: Recipe) -> tuple[_Examples, _Examples, dict[str, Any]]:
         rows, overlap = without_overlap(rows, keep=recipe.task.keep_overlap)
         return *split_examples(tuple(map(_example, rows))), {"overlap": {**asdict(overlap), "note": overlap.note}}
     development = task.rows(data, "dev", langs, recipe.task.dev_rows)
-    return tuple(map(_example, rows)), tuple(map(_example, development)), {}
+    asked = {"template_sha256": task.template_sha256} if isinstance(task, Entities) else {}
+    return tuple(map(_example, rows)), tuple(map(_example, development)), asked
 
 
 def _supervised(task: str) -> tuple[str, ...]:

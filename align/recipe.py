@@ -78,6 +78,9 @@ class Task:
     )
     langs: str | None = _constant(None, "of a named task: its languages; null: those that the paper supervises")
     style: str | None = _constant(None, "of slots: fine-tuned, as-run or zero-shot prompts; null: fine-tuned")
+    template: str | None = _constant(
+        None, "of entities: a file with the user's turn, as of probe evaluate --template; null: midprobe's own words"
+    )
     rows: int | None = _constant(None, "of a named task: the first N rows to train on of each language; null: all")
     dev_rows: int | None = _constant(
         None, "of slots and entities: the first N development rows of each language, for small runs; null: all"
@@ -128,6 +131,7 @@ class Recipe:
         """
         self._refuse_out_of_range()
         self._refuse_contradictions()
+        self._refuse_keys_of_other_tasks()
 
     def _refuse_out_of_range(self) -> None:
         positive = {
@@ -175,6 +179,10 @@ class Recipe:
                 "sum, or the objective that is trained",
                 "give --set select=sum",
             )
+        if wants_pairs and not self.align.layers:
+            raise AlignError("align.layers: []", "at least one block", "give --set align.layers=[middle]")
+
+    def _refuse_keys_of_other_tasks(self) -> None:
         if self.task.name == "jsonl" and self.task.langs is not None:
             raise AlignError(
                 f"task.langs: {self.task.langs} of a jsonl file",
@@ -189,10 +197,12 @@ class Recipe:
                 "slots or entities, which have development rows of their own",
                 "leave task.dev_rows out",
             )
-        if self.task.name != "slots" and self.task.style is not None:
-            raise AlignError(
-                f"task.style: {self.task.style} of {self.task.name}", "the task slots", "leave task.style out"
-            )
+        for key, owner in (("style", "slots"), ("template", "entities")):
+            value = getattr(self.task, key)
+            if value is not None and self.task.name != owner:
+                raise AlignError(
+                    f"task.{key}: {value} of {self.task.name}", f"the task {owner}", f"leave task.{key} out"
+                )
         if self.task.name != "translation" and self.task.keep_overlap:
             raise AlignError(
                 f"task.keep_overlap of {self.task.name}", "the task translation", "leave task.keep_overlap out"
@@ -203,8 +213,6 @@ class Recipe:
                 "jsonl alone to have a file of its own for development",
                 "leave task.dev out",
             )
-        if wants_pairs and not self.align.layers:
-            raise AlignError("align.layers: []", "at least one block", "give --set align.layers=[middle]")
 
     def require_data(self) -> None:
         """Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -249,7 +250,7 @@ def test_a_task_by_name_is_trained_on_its_rows_with_a_development_loss_a_languag
 def test_a_task_of_ones_own_is_trained_on_the_languages_that_are_named(
     massive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("align.data.task_named", lambda name, style: Commands())
+    monkeypatch.setattr("align.data.task_named", lambda name, style, template: Commands())
     named = made(massive)
     own: Any = replace(named, task=replace(named.task, name="commands"))
     assert make_plan(own, tmp_path / "run", "cpu", False).data.counts["task"] == {"train": 24, "development": 24}
@@ -259,13 +260,20 @@ def test_a_task_of_ones_own_is_trained_on_the_languages_that_are_named(
     assert "\n" not in str(refused.value)
 
 
-def test_the_card_names_the_task_and_the_licence_of_its_data(massive: Path, tmp_path: Path) -> None:
-    (tmp_path / "UNER_Danish-DDT").mkdir()
-    for split in ("train", "dev"):
+@pytest.fixture
+def danish(tmp_path: Path) -> Path:
+    """Nine sentences with a name in each split of Universal NER."""
+    folder = tmp_path / "UNER_Danish-DDT"
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
         lines = "".join(
             f"# sent_id = s{n}\n# text = Eva {n}\n1\tEva\tB-PER\t-\t-\n2\t{n}\tO\t-\t-\n\n" for n in range(9)
         )
-        (tmp_path / "UNER_Danish-DDT" / f"da_ddt-ud-{split}.iob2").write_text(lines)
+        (folder / f"da_ddt-ud-{split}.iob2").write_text(lines)
+    return folder
+
+
+def test_the_card_names_the_task_and_the_licence_of_its_data(massive: Path, danish: Path, tmp_path: Path) -> None:
     (tmp_path / "alma").mkdir()
     for code, word in (("de", "Zeile"), ("en", "line")):
         (tmp_path / "alma" / f"train.de-en.{code}").write_text("".join(f"{word} {n}\n" for n in range(120)))
@@ -273,7 +281,7 @@ def test_the_card_names_the_task_and_the_licence_of_its_data(massive: Path, tmp_
     for changes, name, licence, told in (
         ((), "slots (massive)", "CC BY 4.0 (MASSIVE)", "Tuned on the task slots."),
         (
-            ("task.name=entities", f"task.data={tmp_path / 'UNER_Danish-DDT'}", "task.langs=da"),
+            ("task.name=entities", f"task.data={danish}", "task.langs=da"),
             "entities (UNER_Danish-DDT)", "CC BY-SA 4.0 (Universal NER)", "Tuned on the task entities.",
         ),
         (
@@ -293,6 +301,38 @@ def test_the_card_names_the_task_and_the_licence_of_its_data(massive: Path, tmp_
         assert licence in row
 
 
+def test_entities_are_trained_on_the_prompt_that_they_are_evaluated_on(
+    run_probe: RunProbe, danish: Path, tmp_path: Path
+) -> None:
+    """The same file as recipe key and as option; its digest stands in the run, on the card and beside the scores."""
+    (tmp_path / "prompt.txt").write_text("Names in Ålborg? <$3$>\n", encoding="utf-8")
+    digest = hashlib.sha256((tmp_path / "prompt.txt").read_bytes()).hexdigest()
+    changes = ("alternation=task", "task.name=entities", f"task.data={danish}", "task.langs=da", "batch=2", "micro_batch=2", "updates=1", "dtype=fp32", f"task.template={tmp_path / 'prompt.txt'}")  # fmt: skip
+    sets = [part for change in changes for part in ("--set", change)]
+    train = ("train", "--recipe", "align", *sets, "--device", "cpu", "--out", "run")
+    done = run_probe(*train, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["rows"]["task"]["template_sha256"] == digest
+    assert digest in (tmp_path / "run" / "README.md").read_text()
+    plan = make_plan(load_recipe("align", changes), tmp_path / "again", "cpu", False)
+    ids, labels = plan.data.task.train.rows[0]
+    assert "Names in Ålborg? Eva 0" in plan.source.tokenizer.decode(ids[labels == -100])
+
+    asked = ("--task", "entities", "--data", str(danish), "--langs", "da", "--template", "prompt.txt", "--json")
+    said = ("--model", "builtin:tiny", "--adapter", "run", "--limit", "2", "--max-new-tokens", "2", "--device", "cpu", "--out", "scores")  # fmt: skip
+    scored = run_probe("evaluate", *asked, *said, env={"OMP_NUM_THREADS": "1"})
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads(scored.stdout)["details"]["template_sha256"] == digest
+
+    for text, told in ((None, "cannot be read (FileNotFoundError)"), ("Names?", "without <$3$>"), ("<$3$>", "another")):
+        (tmp_path / "prompt.txt").unlink(missing_ok=True)
+        if text is not None:
+            (tmp_path / "prompt.txt").write_text(text, encoding="utf-8")
+        refused = run_probe(*train, env={"OMP_NUM_THREADS": "1"})
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert told in refused.stderr
+
+
 @pytest.mark.parametrize("select", ["sum", "task", "align"])
 def test_the_best_adapter_is_told_by_the_loss_that_is_named(massive: Path, tmp_path: Path, select: str) -> None:
     pairs = tmp_path / "pairs"
@@ -310,6 +350,7 @@ def test_contradictory_settings_of_a_task_are_refused(massive: Path) -> None:
         (("select=align",), "select: align with alternation task"),
         (("task.name=jsonl",), "task.langs: en,sw of a jsonl file"),
         (("task.name=entities", "task.style=as-run"), "task.style: as-run of entities"),
+        (("task.template=prompt.txt",), "task.template: prompt.txt of slots"),
         (("task.keep_overlap=true",), "task.keep_overlap of slots"),
         (("task.dev=dev.jsonl",), "task.dev of slots"),
     ):

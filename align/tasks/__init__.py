@@ -54,5 +54,5 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AlignError(
-            f"--template {path} cannot be read ({error.__class__.__name__})", "a file of UTF-8 text", "check the path"
+            f"template {path} cannot be read ({error.__class__.__name__})", "a file of UTF-8 text", "check the path"
         ) from None

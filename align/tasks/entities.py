@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 import unicodedata
@@ -295,6 +296,11 @@ class Entities:
                 "add the place",
             )
 
+    @property
+    def template_sha256(self) -> str:
+        """Of its text, and so of the file that it is from: by it a training run and an evaluation are seen to ask alike."""
+        return hashlib.sha256(self.template.encode()).hexdigest()
+
     def rows(self, data: Path, split: str, langs: str | None = None, limit: int | None = None) -> tuple[TaskRow, ...]:
         """The sentences of a split, by language in the order asked for, then in the file's order.
 
@@ -378,7 +384,7 @@ class Entities:
         return Scored(
             tuple(scores),
             {code: _counted(own) for code, own in judged.items()},
-            {"types": {code: _by_type(own) for code, own in judged.items()}},
+            {"types": {code: _by_type(own) for code, own in judged.items()}, "template_sha256": self.template_sha256},
             tuple(_notes(judged, self.template)),
         )
 
