@@ -52,7 +52,7 @@ def test_accuracy_is_highest_between_the_first_layer_and_the_last(result: Retrie
     """On sentences far from those it was trained on; across scripts above the control too."""
     summary = result.summary()
     mean, cross = (np.array([layer[name] for layer in summary["layers"]]) for name in ("mean", "cross_script"))
-    assert mean == pytest.approx([0.037, 0.042, 0.044, 0.047, 0.048, 0.056, 0.028], abs=0.003)
+    assert mean == pytest.approx([0.034, 0.055, 0.057, 0.058, 0.057, 0.056, 0.030], abs=0.003)
     assert 0 < cross.argmax() < 6
     assert cross.max() > 1.5 * max(cross[0], cross[6])
     assert cross.max() > 2 * summary["controls"]["char"]["cross_script"]

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from lab_data import LANGUAGES, SUPERVISED
 from lab_study import PLACES
+from scipy.stats import t
 from train_lab import Settings
 
 from align.card import table
@@ -37,13 +38,16 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     given = parser.parse_args()
     runs = {model.name: given.study / model.name for model in given.models}
-    for group in GROUPS:
-        print(f"\n### Accuracy by layer in %, {group}\n\n{table(list(peaks(runs, group)))}")
+    for probe in ("base-test", "base-dev", "base-flores"):
+        held = {name: folder / probe for name, folder in runs.items() if (folder / probe / "summary.json").exists()}
+        for group in GROUPS if held else ():
+            print(f"\n### {probe}: accuracy by layer in %, {group}\n\n{table(list(peaks(held, group)))}")
     print(f"\n### By rows beside translations\n\n{table(list(levels(given.models, runs)))}")
     points = transfer_points(given.models, runs)
     if len(points):
         print(f"\n### Does accuracy at the middle predict transfer F1?\n\n{table(list(correlations(points)))}")
-    print(f"\n### After training\n\n{table(list(changes(runs)))}")
+    for told, with_aligned in (("touch an aligned language", True), ("touch none", False)):
+        print(f"\n### After training, directions that {told}\n\n{table(list(changes(runs, with_aligned)))}")
     print(f"\n### Slot F1, strict, in %\n\n{table(list(slot_gains(runs)))}")
     if given.figure:
         frame = pd.concat(curve_rows(folder / "base-test", name) for name, folder in runs.items())
@@ -57,26 +61,29 @@ def sums(folder: Path) -> tuple[RetrievalResult, Means, dict[int | str, np.ndarr
     return result, means, mean_sums(result, documents, means), Bootstrap.of(documents, 2000)
 
 
-def peaks(runs: dict[str, Path], group: str) -> Iterator[dict[str, Any]]:
+def peaks(probes: dict[str, Path], group: str) -> Iterator[dict[str, Any]]:
     """Of each base: its curve, its best layer, and how far that is above the first, the last, the controls."""
-    for name, folder in runs.items():
-        result, means, hits, bootstrap = sums(folder / "base-test")
+    for name, folder in probes.items():
+        result, means, hits, bootstrap = sums(folder)
         place = means.names.index(group)
         directions = means.directions[place]
-        every = directions * bootstrap.sentences
         layers = sorted(result.layers)
         best = max(layers, key=lambda layer: hits[layer][place].sum())
+        share = {key: float(own[place].sum() / (directions * bootstrap.sentences)) for key, own in hits.items()}
         row: dict[str, Any] = {"seed": name, "best layer": best}
-        row |= {f"layer {layer}": _percent(hits[layer][place].sum() / every) for layer in layers}
-        row["char"] = _percent(hits["char"][place].sum() / every)
-        if (folder / "untrained" / "summary.json").exists():
-            untrained = sums(folder / "untrained")[2]
-            row["untrained, best"] = _percent(max(untrained[layer][place].sum() for layer in layers) / every)
-        for label, other in (("first", layers[0]), ("last", layers[-1]), ("char", "char")):
-            low, high = bootstrap.interval(hits[best][place] - hits[other][place], directions)
-            row[f"above {label}"] = (
-                f"{_percent((hits[best][place] - hits[other][place]).sum() / every)} ({_percent(low)} to {_percent(high)})"
+        row |= {f"layer {layer}": _percent(share[layer]) for layer in layers}
+        row |= {control: _percent(share[control]) for control in ("char",) if control in share}
+        untrained = folder.parent / "untrained"
+        if folder.name == "base-test" and (untrained / "summary.json").exists():
+            own = sums(untrained)[2]
+            row["untrained, best"] = _percent(
+                max(own[layer][place].sum() for layer in layers) / (directions * bootstrap.sentences)
             )
+        for label, other in (("first", layers[0]), ("last", layers[-1]), ("char", "char")):
+            if other in share:
+                low, high = bootstrap.interval(hits[best][place] - hits[other][place], directions)
+                told = f"{_percent(share[best] - share[other])} ({_percent(low)} to {_percent(high)})"
+                row[f"above {label}"] = told
         yield row
 
 
@@ -167,46 +174,79 @@ def _correlation(points: pd.DataFrame, name: str, controls: Sequence[str]) -> di
     }
 
 
-def changes(runs: dict[str, Path]) -> Iterator[dict[str, Any]]:
-    """Accuracy by layer across scripts after each training, less the base's: mean over seeds, the least and the largest."""
-    names = ("tuned", *(f"aligned-{place}" for place in PLACES), "shuffled", "language-model", "tuned-aligned")
-    for name in names:
-        rows = []
-        for folder in runs.values():
+TRAININGS = ("tuned", *(f"aligned-{place}" for place in PLACES), "shuffled", "language-model", "tuned-aligned")
+
+
+def changes(runs: dict[str, Path], with_aligned: bool) -> Iterator[dict[str, Any]]:
+    """Accuracy by layer of the base, then what each training changes in it, over the directions that touch an aligned
+    language or over the others: mean over seeds, least and largest; at the middle the 95 % t interval of the mean too."""
+    grids: dict[str, list[list[float]]] = {"base": [], **{name: [] for name in TRAININGS}}
+    for folder in runs.values():
+        if not (folder / "pairs").exists():
+            continue
+        before = _by_layer(folder, "base-test", with_aligned)
+        grids["base"].append(before)
+        for name in TRAININGS:
             if (folder / name / "summary.json").exists():
-                _, means, after, bootstrap = sums(folder / name)
-                before = sums(folder / "base-test")[2]
-                place = means.names.index("cross_script")
-                every = means.directions[place] * bootstrap.sentences
-                rows.append(
-                    [(after[layer][place] - before[layer][place]).sum() / every for layer in range(Settings.blocks + 1)]
-                )
+                after = _by_layer(folder, name, with_aligned)
+                grids[name].append([new - old for new, old in zip(after, before, strict=True)])
+    for name, rows in grids.items():
         if rows:
             grid = 100 * np.array(rows)
-            told = [
-                f"{m:+.1f} ({low:+.1f} to {high:+.1f})"
-                for m, low, high in zip(grid.mean(0), grid.min(0), grid.max(0), strict=True)
-            ]
-            yield {"": name, "seeds": len(rows), **{f"layer {layer}": each for layer, each in enumerate(told)}}
+            sign = "" if name == "base" else "+"
+            row: dict[str, Any] = {"": name, "seeds": len(rows)}
+            for layer, own in enumerate(grid.T):
+                row[f"layer {layer}"] = f"{own.mean():{sign}.1f} ({own.min():{sign}.1f} to {own.max():{sign}.1f})"
+            yield row | {"layer 3, 95 % over seeds": _interval(grid[:, Settings.middle])}
+
+
+def aligned_languages(folder: Path) -> list[str]:
+    """Those that the study aligned with English."""
+    return [path.name.split(".")[1].split("-")[0] for path in sorted((folder / "pairs").glob("*.eng_Latn"))]
+
+
+def _by_layer(folder: Path, name: str, with_aligned: bool) -> list[float]:
+    result = RetrievalResult.load(folder / name)
+    aligned = np.isin(result.languages, aligned_languages(folder))
+    chosen = (aligned[:, None] | aligned) == with_aligned
+    np.fill_diagonal(chosen, False)
+    return [float(result.accuracy(layer)[chosen].mean()) for layer in sorted(result.layers)]
+
+
+def _interval(values: np.ndarray) -> str:
+    if len(values) < 2:
+        return ""
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return f"{values.mean() - half:.1f} to {values.mean() + half:.1f}"
 
 
 def slot_gains(runs: dict[str, Path]) -> Iterator[dict[str, Any]]:
-    """F1 of supervised, transfer and aligned languages, fine-tuned alone and with alignment."""
+    """F1 of supervised, transfer and aligned languages, fine-tuned alone and with alignment; and over seeds what that changes."""
+    gains: dict[str, list[float]] = {}
     for name, folder in runs.items():
         row: dict[str, Any] = {"seed": name}
+        means: dict[str, dict[str, float]] = {}
         for kind in ("tuned", "tuned-aligned"):
             scores = folder / f"{kind}-scores" / "metrics.csv"
             if not scores.exists():
                 return
             f1 = pd.read_csv(scores).query("metric == 'strict-f1'").set_index("language")["value"]
-            aligned = [path.name.split(".")[1].split("-")[0] for path in sorted((folder / "pairs").glob("*.eng_Latn"))]
+            aligned = aligned_languages(folder)
             groups = {
                 "supervised": SUPERVISED,
-                "transfer": [c for c in LANGUAGES if c not in SUPERVISED],
                 "aligned": aligned,
+                "transfer, not aligned": [c for c in LANGUAGES if c not in (*SUPERVISED, *aligned)],
             }
-            row |= {f"{group}, {kind}": round(float(f1[list(codes)].mean()), 1) for group, codes in groups.items()}
+            means[kind] = {group: float(f1[list(codes)].mean()) for group, codes in groups.items()}
+        for group, before in means["tuned"].items():
+            after = means["tuned-aligned"][group]
+            row[group] = f"{before:.1f} -> {after:.1f}"
+            gains.setdefault(group, []).append(after - before)
         yield row
+    if gains:
+        yield {"seed": "change, 95 % over seeds"} | {
+            group: f"{np.mean(own):+.1f} ({_interval(np.array(own))})" for group, own in gains.items()
+        }
 
 
 def curve_rows(folder: Path, name: str) -> pd.DataFrame:
@@ -222,7 +262,7 @@ def curve_rows(folder: Path, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["result", "layer", "series", "group", "accuracy", "low", "high"])
 
 
-def _percent(share: float) -> str:
+def _percent(share: Any) -> str:
     return f"{100 * share:.1f}"
 
 
