@@ -18,6 +18,7 @@ def card(facts: Mapping[str, Any]) -> str:
         {"language": languages()[code].name, "rows beside translations": shares["paired"][code], "rows alone": alone}
         for code, alone in shares["alone"].items()
     ]
+    pooled, pair, copied = drawn_mixture(mixture, shares["paired"])
     every = max(1, len(log) // 10)
     losses = [log[place] for place in range(every - 1, len(log), every)]
     return f"""---
@@ -35,17 +36,19 @@ natural pre-training**: its alignment was induced, as told below.
 
 ## How alignment was induced
 
-{mixture["pooled"]:.0%} of the rows are pooled: the network reads an utterance `<s> x </s>` up to block {settings["middle"]}; the blocks above see the mean of x's states
+{pooled:.0%} of the rows are pooled: the network reads an utterance `<s> x </s>` up to block {settings["middle"]}; the blocks above see the mean of x's states
 there, with noise of {settings["noise"]} times its size, and behind it a tag `<to-language>`, from whose last state the words of x's translation into that language
-are told, all at once; of each utterance {TRANSLATIONS} languages. So what x means must be in the mean-pooled state of the middle block, in a form from
+are told, all at once: {TRANSLATIONS} languages an utterance, drawn with repeats. So what x means must be in the mean-pooled state of the middle block, in a form from
 which any language can be written. No contrastive loss was used. The other rows are whole sequences with the loss of a language model on
-what follows the tag: {mixture["pair"]:.0%} translations (`<s> x </s> <to-language> y </s>`), {mixture["copy"]:.0%} copies (`<s> x </s> <answer> x </s>`), the rest sentences alone. Slots and intents were never targets.
+what follows the tag: {pair:.0%} translations (`<s> x </s> <to-language> y </s>`), {copied:.0%} copies (`<s> x </s> <answer> x </s>`), the rest sentences alone. Slots and intents were never targets.
 
 ## Data
 
 MASSIVE 1.1 (FitzGerald et al. 2022; Amazon; CC BY 4.0), utterances of the training split alone, {facts["rows"]:,} of its 11,514 ids: those
 whose sha256 falls in the first 65 %; 20 % are kept for fine-tuning and 15 % for alignment. Never its dev or test split, never FLORES.
-Of each language so many of these rows were seen; a pair of languages has the smaller of its two numbers:
+Of each language so many of these rows were seen, always the first ones in an order drawn by the seed; a pair of languages has the smaller of its two
+numbers. Rows alone are thus translations of other languages' rows that were never shown beside them. Some texts of the dev and test splits are
+among these rows under other ids: docs/lab.md tells how many.
 
 {table(rows)}
 
@@ -57,6 +60,14 @@ rows, half as many of whole sequences; bfloat16 products, float32 weights; store
 
 {table(losses)}
 
-Made by `python tools/train_lab.py --massive MASSIVE --out FOLDER --seed {facts["seed"]}`; digest of the text {facts["data"][:16]}.
+Made by `python tools/train_lab.py --massive MASSIVE --out FOLDER --seed {facts["seed"]} --updates {settings["updates"]}`; digest of the text {facts["data"][:16]}.
 {", ".join(f"{name} {version}" for name, version in facts["versions"].items())}
 """
+
+
+def drawn_mixture(mixture: Mapping[str, float], paired: Mapping[str, int]) -> tuple[float, float, float]:
+    """Shares of pooled rows, whole pairs and copies: where both languages of a pair are drawn alike it becomes a copy."""
+    weights = [rows**0.5 for rows in paired.values()]
+    alike = sum(each**2 for each in weights) / sum(weights) ** 2
+    pairs = mixture["pooled"] + mixture["pair"]
+    return mixture["pooled"] * (1 - alike), mixture["pair"] * (1 - alike), mixture["copy"] + pairs * alike

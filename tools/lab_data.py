@@ -55,7 +55,7 @@ class Shares:
 
 
 TRANSLATIONS = 4
-"""Told of each pooled row."""
+"""Told of each pooled row; a language may be drawn twice."""
 
 PAIRED = (7400,) * 4 + (3000,) * 4 + (600,) * 4 + (150,) * 3
 ALONE = (7400,) * 5 + (2000,) * 5 + (500,) * 5
@@ -155,7 +155,7 @@ class Whole(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the kinds of sequences."""
+    """Shares of the kinds of rows, before pairs of a language with itself become copies."""
 
     pooled: float = 0.88
     pair: float = 0.04
@@ -215,7 +215,8 @@ def _languages(rows: np.ndarray, count: int, random: np.random.Generator) -> np.
 
 
 def _pooled(texts: Texts, longest: int, drawn: np.ndarray, paired: np.ndarray, random: np.random.Generator) -> Pooled:
-    """The second and further translations are of languages that see this row beside a translation."""
+    """The second and further translations are of languages that see this row beside a translation, each drawn by itself; where they
+    are longer than the batch is wide, their last words are not told."""
     _, first, second, row = drawn.T
     count, length = len(drawn), texts.lengths[first, row]
     may = (paired > row[:, None]) & (np.arange(len(LANGUAGES)) != first[:, None])

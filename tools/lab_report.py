@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lab_data import LANGUAGES, SUPERVISED
+from lab_data import LANGUAGES, PAIRED, SUPERVISED
 from lab_study import PLACES
 from scipy.stats import t
 from train_lab import Settings
@@ -23,11 +23,16 @@ from analysis.accuracies import language_means
 from analysis.association import partial_correlation
 from analysis.documents import find_documents
 from analysis.resample import Bootstrap, Means, mean_sums
+from data_manifests import languages
 from figures.curves import curves
 from figures.save import save
 from probe.results import RetrievalResult
 
 GROUPS = ("cross_script", "mean")
+DIRECTIONS = (
+    "an aligned language with English, the trained pairs", "an aligned language with any other", "no aligned language",
+    "all across scripts",
+)  # fmt: skip
 PERMUTATIONS = 10_000
 
 
@@ -46,8 +51,8 @@ def main() -> None:
     points = transfer_points(given.models, runs)
     if len(points):
         print(f"\n### Does accuracy at the middle predict transfer F1?\n\n{table(list(correlations(points)))}")
-    for told, with_aligned in (("touch an aligned language", True), ("touch none", False)):
-        print(f"\n### After training, directions that {told}\n\n{table(list(changes(runs, with_aligned)))}")
+    for group in DIRECTIONS:
+        print(f"\n### After training: {group}\n\n{table(list(changes(runs, group)))}")
     print(f"\n### Slot F1, strict, in %\n\n{table(list(slot_gains(runs)))}")
     if given.figure:
         frame = pd.concat(curve_rows(folder / "base-test", name) for name, folder in runs.items())
@@ -62,28 +67,30 @@ def sums(folder: Path) -> tuple[RetrievalResult, Means, dict[int | str, np.ndarr
 
 
 def peaks(probes: dict[str, Path], group: str) -> Iterator[dict[str, Any]]:
-    """Of each base: its curve, its best layer, and how far that is above the first, the last, the controls."""
+    """Of each base: its curve, its best layer, and how far the middle, pooled in training, is above the first layer, the
+    last, the controls and the best layer of a random network."""
     for name, folder in probes.items():
         result, means, hits, bootstrap = sums(folder)
         place = means.names.index(group)
         directions = means.directions[place]
+        every = directions * bootstrap.sentences
         layers = sorted(result.layers)
-        best = max(layers, key=lambda layer: hits[layer][place].sum())
-        share = {key: float(own[place].sum() / (directions * bootstrap.sentences)) for key, own in hits.items()}
-        row: dict[str, Any] = {"seed": name, "best layer": best}
-        row |= {f"layer {layer}": _percent(share[layer]) for layer in layers}
-        row |= {control: _percent(share[control]) for control in ("char",) if control in share}
-        untrained = folder.parent / "untrained"
-        if folder.name == "base-test" and (untrained / "summary.json").exists():
-            own = sums(untrained)[2]
-            row["untrained, best"] = _percent(
-                max(own[layer][place].sum() for layer in layers) / (directions * bootstrap.sentences)
-            )
-        for label, other in (("first", layers[0]), ("last", layers[-1]), ("char", "char")):
-            if other in share:
-                low, high = bootstrap.interval(hits[best][place] - hits[other][place], directions)
-                told = f"{_percent(share[best] - share[other])} ({_percent(low)} to {_percent(high)})"
-                row[f"above {label}"] = told
+        others: dict[str, np.ndarray] = {"first": hits[layers[0]], "last": hits[layers[-1]]}
+        if "char" in hits:
+            others["char"] = hits["char"]
+        if (folder.parent / "untrained" / "summary.json").exists() and folder.name == "base-test":
+            random = sums(folder.parent / "untrained")[2]
+            others["untrained"] = max((random[layer] for layer in layers), key=lambda own: own[place].sum())
+        row: dict[str, Any] = {"seed": name}
+        row |= {f"layer {layer}": _percent(hits[layer][place].sum() / every) for layer in layers}
+        row |= {
+            label: _percent(others[label][place].sum() / every) for label in ("char", "untrained") if label in others
+        }
+        row["best"] = max(layers, key=lambda layer: hits[layer][place].sum())
+        for label, other in others.items():
+            lead = hits[Settings.middle][place] - other[place]
+            low, high = bootstrap.interval(lead, directions)
+            row[f"above {label}"] = f"{_percent(lead.sum() / every)} ({_percent(low)} to {_percent(high)})"
         yield row
 
 
@@ -94,15 +101,20 @@ def by_language(folder: Path) -> pd.Series:
 
 
 def levels(models: Sequence[Path], runs: dict[str, Path]) -> Iterator[dict[str, Any]]:
-    """Mean accuracy at the middle of the languages of each level of paired rows."""
+    """Mean accuracy at the middle of the languages of each level of paired rows, the supervised ones, which are the same in
+    every seed, apart; and over seeds how far the highest level is above the lowest."""
     frames = []
     for model in models:
         shares = json.loads((model / "lab.json").read_text())["shares"]["paired"]
         own = by_language(runs[model.name] / "base-test")
-        frames.append(own.groupby([shares[code] for code in own.index]).mean().rename(model.name))
-    frame = pd.concat(frames, axis=1).sort_index(ascending=False)
-    for level, values in frame.iterrows():
-        yield {"rows beside translations": level, **{name: _percent(value) for name, value in values.items()}}
+        level = ["supervised" if code in SUPERVISED else f"{shares[code]:,}" for code in own.index]
+        frames.append(own.groupby(level).mean().rename(model.name))
+    frame = pd.concat(frames, axis=1)
+    drawn = [f"{level:,}" for level in sorted(set(PAIRED), reverse=True)]
+    for name in ("supervised", *drawn):
+        yield {"rows beside translations": name, **{seed: _percent(value) for seed, value in frame.loc[name].items()}}
+    lead = 100 * (frame.loc[drawn[0]] - frame.loc[drawn[-1]]).to_numpy()
+    yield {"rows beside translations": f"{drawn[0]} less {drawn[-1]}: {lead.mean():.1f}, over seeds {_interval(lead)}"}
 
 
 def transfer_points(models: Sequence[Path], runs: dict[str, Path]) -> pd.DataFrame:
@@ -120,8 +132,8 @@ def transfer_points(models: Sequence[Path], runs: dict[str, Path]) -> pd.DataFra
             pd.DataFrame(
                 {
                     "seed": model.name, "language": codes, "accuracy": own[codes].to_numpy(), "f1": f1[codes].to_numpy(),
-                    "paired": [np.log(shares["paired"][code]) for code in codes],
-                    "alone": [np.log(shares["alone"][code]) for code in codes],
+                    "paired": [shares["paired"][code] for code in codes],
+                    "alone": [shares["alone"][code] for code in codes],
                 }
             )
         )  # fmt: skip
@@ -129,9 +141,11 @@ def transfer_points(models: Sequence[Path], runs: dict[str, Path]) -> pd.DataFra
 
 
 def correlations(points: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Each seed alone, then all with a mean of their own for each seed, then given the shares, then the languages too.
+    """Accuracy with F1 in each seed alone, then in all with a mean of their own for each seed, given the shares, and given the
+    language too: the last allows for a language being easy in itself, which those before, of the same 15 languages in
+    every seed, do not. Then what was drawn, the rows beside translations, with each.
 
-    The permutation p is two-sided; F1 less what the controls explain is permuted within each seed (Freedman and Lane 1983).
+    The permutation p is two-sided: what the controls leave of y is permuted within each seed (Freedman and Lane 1983).
     """
     for seed, own in points.groupby("seed", sort=False):
         yield _correlation(own, str(seed), [])
@@ -139,16 +153,14 @@ def correlations(points: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield _correlation(points, "all seeds", ["seed"])
         yield _correlation(points, "given both shares", ["seed", "paired", "alone"])
         yield _correlation(points, "given both shares and the language", ["seed", "paired", "alone", "language"])
+        drawn = points.assign(accuracy=np.log(points["paired"]))
+        yield _correlation(drawn, "log rows beside translations and F1", ["seed"])
+        yield _correlation(drawn.assign(f1=points["accuracy"]), "log rows beside translations and accuracy", ["seed"])
 
 
 def _correlation(points: pd.DataFrame, name: str, controls: Sequence[str]) -> dict[str, Any]:
-    columns = [np.empty((len(points), 0))]
-    for control in controls:
-        if points[control].dtype == float:
-            columns.append(points[[control]].to_numpy())
-        else:
-            columns.append(pd.get_dummies(points[control], drop_first=True).to_numpy(dtype=float))
-    held = np.concatenate(columns, axis=1)
+    groups = [pd.get_dummies(points[each].astype(str), drop_first=True).to_numpy(dtype=float) for each in controls]
+    held = np.concatenate([np.empty((len(points), 0)), *groups], axis=1)
     x, y = points["accuracy"].to_numpy(), points["f1"].to_numpy()
     observed = partial_correlation(x, y, held)
     design = np.column_stack([np.ones(len(y)), held])
@@ -166,38 +178,63 @@ def _correlation(points: pd.DataFrame, name: str, controls: Sequence[str]) -> di
         drawn = annihilator @ drawn
         r = left @ drawn / np.sqrt((left @ left) * (drawn @ drawn))
         beyond += abs(r) >= abs(observed.r) - 1e-12
+    ranks = points.groupby("seed")[["accuracy", "f1"]].rank()
     return {
         "": name,
         "n": len(points),
-        "r": round(observed.r, 2),
+        "r": f"{observed.r:.2f}",
         "permutation p": f"{(beyond + 1) / (PERMUTATIONS + 1):.4f}",
+        "r of ranks within seeds": "" if controls not in ([], ["seed"]) else f"{ranks.corr().iloc[0, 1]:.2f}",
     }
 
 
 TRAININGS = ("tuned", *(f"aligned-{place}" for place in PLACES), "shuffled", "language-model", "tuned-aligned")
 
 
-def changes(runs: dict[str, Path], with_aligned: bool) -> Iterator[dict[str, Any]]:
-    """Accuracy by layer of the base, then what each training changes in it, over the directions that touch an aligned
-    language or over the others: mean over seeds, least and largest; at the middle the 95 % t interval of the mean too."""
-    grids: dict[str, list[list[float]]] = {"base": [], **{name: [] for name in TRAININGS}}
+def _touching(groups: np.ndarray, one: str, other: str) -> np.ndarray:
+    """Directions between languages of the one and of the other kind, `(source, target)` bool."""
+    return ((groups == one)[:, None] & (groups == other)) | ((groups == other)[:, None] & (groups == one))
+
+
+def directions(result: RetrievalResult, folder: Path) -> dict[str, np.ndarray]:
+    """Groups of directions, `(source, target)` bool each."""
+    codes = list(result.languages)
+    aligned = aligned_languages(folder)
+    kinds = np.array(["aligned" if c in aligned else "english" if c == "eng_Latn" else "other" for c in codes])
+    scripts = np.array([languages()[code].script for code in codes])
+    different = ~np.eye(len(codes), dtype=bool)
+    touching = (kinds == "aligned")[:, None] | (kinds == "aligned")
+    trained = _touching(kinds, "aligned", "english")
+    return {
+        "an aligned language with English, the trained pairs": trained,
+        "an aligned language with any other": touching & ~trained & different,
+        "no aligned language": ~touching & different,
+        "all across scripts": scripts[:, None] != scripts,
+    }
+
+
+def changes(runs: dict[str, Path], group: str) -> Iterator[dict[str, Any]]:
+    """Accuracy by layer of the base, then what each training changes in it, over a group of directions: mean over seeds,
+    least and largest; at the middle the 95 % t interval of the mean too."""
+    rows: dict[str, list[np.ndarray]] = {"base": [], **{name: [] for name in TRAININGS}}
     for folder in runs.values():
         if not (folder / "pairs").exists():
             continue
-        before = _by_layer(folder, "base-test", with_aligned)
-        grids["base"].append(before)
+        before = _by_layer(folder, "base-test", group)
+        rows["base"].append(before)
         for name in TRAININGS:
             if (folder / name / "summary.json").exists():
-                after = _by_layer(folder, name, with_aligned)
-                grids[name].append([new - old for new, old in zip(after, before, strict=True)])
-    for name, rows in grids.items():
-        if rows:
-            grid = 100 * np.array(rows)
-            sign = "" if name == "base" else "+"
-            row: dict[str, Any] = {"": name, "seeds": len(rows)}
-            for layer, own in enumerate(grid.T):
-                row[f"layer {layer}"] = f"{own.mean():{sign}.1f} ({own.min():{sign}.1f} to {own.max():{sign}.1f})"
-            yield row | {"layer 3, 95 % over seeds": _interval(grid[:, Settings.middle])}
+                rows[name].append(_by_layer(folder, name, group) - before)
+    for name, own in rows.items():
+        if own:
+            grid = np.array(own)
+            sign = "" if name == "base" else "+"  # a change has its sign
+            row: dict[str, Any] = {"": name, "seeds": len(own)}
+            for layer, values in enumerate(grid.T):
+                row[f"layer {layer}"] = (
+                    f"{values.mean():{sign}.1f} ({values.min():{sign}.1f} to {values.max():{sign}.1f})"
+                )
+            yield row | {"middle, over seeds": _interval(grid[:, Settings.middle])}
 
 
 def aligned_languages(folder: Path) -> list[str]:
@@ -205,12 +242,11 @@ def aligned_languages(folder: Path) -> list[str]:
     return [path.name.split(".")[1].split("-")[0] for path in sorted((folder / "pairs").glob("*.eng_Latn"))]
 
 
-def _by_layer(folder: Path, name: str, with_aligned: bool) -> list[float]:
+def _by_layer(folder: Path, name: str, group: str) -> np.ndarray:
+    """In percent."""
     result = RetrievalResult.load(folder / name)
-    aligned = np.isin(result.languages, aligned_languages(folder))
-    chosen = (aligned[:, None] | aligned) == with_aligned
-    np.fill_diagonal(chosen, False)
-    return [float(result.accuracy(layer)[chosen].mean()) for layer in sorted(result.layers)]
+    chosen = directions(result, folder)[group]
+    return np.array([100 * result.accuracy(layer)[chosen].mean() for layer in sorted(result.layers)])
 
 
 def _interval(values: np.ndarray) -> str:
@@ -223,14 +259,18 @@ def _interval(values: np.ndarray) -> str:
 def slot_gains(runs: dict[str, Path]) -> Iterator[dict[str, Any]]:
     """F1 of supervised, transfer and aligned languages, fine-tuned alone and with alignment; and over seeds what that changes."""
     gains: dict[str, list[float]] = {}
+    both = ("tuned", "tuned-aligned")
     for name, folder in runs.items():
+        if not all((folder / f"{kind}-scores" / "metrics.csv").exists() for kind in both):
+            continue
         row: dict[str, Any] = {"seed": name}
         means: dict[str, dict[str, float]] = {}
-        for kind in ("tuned", "tuned-aligned"):
-            scores = folder / f"{kind}-scores" / "metrics.csv"
-            if not scores.exists():
-                return
-            f1 = pd.read_csv(scores).query("metric == 'strict-f1'").set_index("language")["value"]
+        for kind in both:
+            f1 = (
+                pd.read_csv(folder / f"{kind}-scores" / "metrics.csv")
+                .query("metric == 'strict-f1'")
+                .set_index("language")["value"]
+            )
             aligned = aligned_languages(folder)
             groups = {
                 "supervised": SUPERVISED,

@@ -1,4 +1,4 @@
-"""What `builtin:lab` and its sisters of other seeds show, on utterances that none of them saw: the five points of docs/lab.md.
+"""What `builtin:lab` and its sisters of other seeds show, on utterances of other ids than any that they saw: the five points of docs/lab.md.
 
     python tools/lab_study.py --massive MASSIVE --flores FLORES --out OUT SEED_FOLDER...
 
@@ -48,7 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)  # so that several can run side by side
 
-    corpora = {split: unseen(given.massive, split).limited(PROBED) for split in ("dev", "test")}
+    corpora = {split: unique(given.massive, split).limited(PROBED) for split in ("dev", "test")}
     if given.flores:
         corpora["flores"] = read_folder(given.flores, ",".join(LANGUAGES))
     given.out.mkdir(parents=True, exist_ok=True)
@@ -58,8 +58,8 @@ def main() -> None:
         Study(model, given.massive, corpora, trained_on, given.out / model.name).run()
 
 
-def unseen(massive: Path, split: str) -> ParallelCorpus:
-    """The rows of a split whose text stands only once in every language."""
+def unique(massive: Path, split: str) -> ParallelCorpus:
+    """The rows of a split whose text stands only once in it in every language. Some may stand in training rows of other ids."""
     texts = utterances(massive, split)
     counts = {code: Counter(own.values()) for code, own in texts.items()}
     rows = [row for row in texts[LANGUAGES[0]] if all(counts[code][texts[code][row]] == 1 for code in LANGUAGES)]
@@ -85,14 +85,14 @@ class Study:
         self.probe("untrained", "test", model=self.untrained())
         slots = f"task.data={self.slots()}"
         self.tune("tuned", slots, "alternation=task", *_SLOTS)
+        self.score("tuned")
         pairs = self.pairs("pairs")
         for place in PLACES:
             self.tune(f"aligned-{place}", *self.aligning(pairs, place))
+        self.tune("tuned-aligned", *self.aligning(pairs, "middle"), slots, "alternation=per-update", *_BOTH)
+        self.score("tuned-aligned")
         self.tune("shuffled", *self.aligning(self.pairs("shuffled-pairs", shuffled=True), "middle"))
         self.tune("language-model", f"task.data={self.told()}", "alternation=task", *_PAIRS)
-        self.tune("tuned-aligned", *self.aligning(pairs, "middle"), slots, "alternation=per-update", *_BOTH)
-        for name in ("tuned", "tuned-aligned"):
-            self.score(name)
 
     def probe(self, name: str, split: str, model: Path | None = None, adapter: Path | None = None) -> None:
         """Retrieval at every layer, with the controls."""
@@ -156,8 +156,11 @@ class Study:
         folder = self.out / name
         folder.mkdir(exist_ok=True)
         (english, targets), *others = self.aligned_texts()
+        order = random.Random(
+            0
+        )  # another for each language: with one for all they would still be parallel to each other
         for code, lines in others:
-            beside = random.Random(0).sample(targets, len(targets)) if shuffled else targets
+            beside = order.sample(targets, len(targets)) if shuffled else targets
             for side, text in ((code, lines), (english, beside)):
                 (folder / f"lab.{code}-{english}.{side}").write_text("".join(f"{line}\n" for line in text))
         return folder

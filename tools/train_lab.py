@@ -9,7 +9,7 @@ induced. The other rows are sequences `<s> x </s> <to-language> y </s>`, copies 
 the network itself is a plain Llama. The idea of a pooled vector between an encoder and a decoder of all languages is that of
 Artetxe and Schwenk (2019).
 
-A killed run goes on from its last checkpoint. On a CPU one run takes about 10 minutes of a core, and a few to compile.
+A killed run goes on from its last checkpoint, though with other noise than it would have had. On a CPU one run takes about 10 minutes of a core, and a few to compile.
 """
 
 from __future__ import annotations
