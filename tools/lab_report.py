@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,9 @@ from analysis.accuracies import language_means
 from analysis.association import partial_correlation
 from analysis.documents import find_documents
 from analysis.resample import Bootstrap, Means, mean_sums
-from data_manifests import languages
 from figures.curves import curves
 from figures.save import save
-from probe.results import RetrievalResult
+from probe.results import RetrievalResult, direction_groups
 
 GROUPS = ("cross_script", "mean")
 DIRECTIONS = (
@@ -124,7 +124,7 @@ def transfer_points(models: Sequence[Path], runs: dict[str, Path]) -> pd.DataFra
         scores = runs[model.name] / "tuned-scores" / "metrics.csv"
         if not scores.exists():
             continue
-        f1 = pd.read_csv(scores).query("metric == 'strict-f1'").set_index("language")["value"]
+        f1 = strict_f1(scores)
         shares = json.loads((model / "lab.json").read_text())["shares"]
         own = by_language(runs[model.name] / "base-test")
         codes = [code for code in LANGUAGES if code not in SUPERVISED]
@@ -138,6 +138,11 @@ def transfer_points(models: Sequence[Path], runs: dict[str, Path]) -> pd.DataFra
             )
         )  # fmt: skip
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def strict_f1(metrics: Path) -> pd.Series:
+    """In percent, by language."""
+    return pd.read_csv(metrics).query("metric == 'strict-f1'").set_index("language")["value"]
 
 
 def correlations(points: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -191,25 +196,17 @@ def _correlation(points: pd.DataFrame, name: str, controls: Sequence[str]) -> di
 TRAININGS = ("tuned", *(f"aligned-{place}" for place in PLACES), "shuffled", "language-model", "tuned-aligned")
 
 
-def _touching(groups: np.ndarray, one: str, other: str) -> np.ndarray:
-    """Directions between languages of the one and of the other kind, `(source, target)` bool."""
-    return ((groups == one)[:, None] & (groups == other)) | ((groups == other)[:, None] & (groups == one))
-
-
 def directions(result: RetrievalResult, folder: Path) -> dict[str, np.ndarray]:
     """Groups of directions, `(source, target)` bool each."""
-    codes = list(result.languages)
-    aligned = aligned_languages(folder)
-    kinds = np.array(["aligned" if c in aligned else "english" if c == "eng_Latn" else "other" for c in codes])
-    scripts = np.array([languages()[code].script for code in codes])
-    different = ~np.eye(len(codes), dtype=bool)
-    touching = (kinds == "aligned")[:, None] | (kinds == "aligned")
-    trained = _touching(kinds, "aligned", "english")
+    known = direction_groups(result.languages)
+    aligned = np.isin(result.languages, aligned_languages(folder))
+    touching = known["mean"] & (aligned[:, None] | aligned)
+    trained = touching & (known["to_english"] | known["from_english"])
     return {
         "an aligned language with English, the trained pairs": trained,
-        "an aligned language with any other": touching & ~trained & different,
-        "no aligned language": ~touching & different,
-        "all across scripts": scripts[:, None] != scripts,
+        "an aligned language with any other": touching & ~trained,
+        "no aligned language": known["mean"] & ~touching,
+        "all across scripts": known["cross_script"],
     }
 
 
@@ -242,9 +239,15 @@ def aligned_languages(folder: Path) -> list[str]:
     return [path.name.split(".")[1].split("-")[0] for path in sorted((folder / "pairs").glob("*.eng_Latn"))]
 
 
+@cache
+def loaded(folder: Path) -> RetrievalResult:
+    """Read once for all groups of directions."""
+    return RetrievalResult.load(folder)
+
+
 def _by_layer(folder: Path, name: str, group: str) -> np.ndarray:
     """In percent."""
-    result = RetrievalResult.load(folder / name)
+    result = loaded(folder / name)
     chosen = directions(result, folder)[group]
     return np.array([100 * result.accuracy(layer)[chosen].mean() for layer in sorted(result.layers)])
 
@@ -266,11 +269,7 @@ def slot_gains(runs: dict[str, Path]) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {"seed": name}
         means: dict[str, dict[str, float]] = {}
         for kind in both:
-            f1 = (
-                pd.read_csv(folder / f"{kind}-scores" / "metrics.csv")
-                .query("metric == 'strict-f1'")
-                .set_index("language")["value"]
-            )
+            f1 = strict_f1(folder / f"{kind}-scores" / "metrics.csv")
             aligned = aligned_languages(folder)
             groups = {
                 "supervised": SUPERVISED,

@@ -63,7 +63,7 @@ class Settings:
     heads: int = 2
     intermediate: int = 384
     rows: int = 256
-    """Pooled pairs an update; half as many of the long ones, and so of the whole sequences."""
+    """Pooled rows an update; half as many of the long ones, and so of the whole sequences."""
     noise: float = 0.3
     """On the mean, in parts of its size."""
     updates: int = 2000
