@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.association import CONFIDENCE
 from analysis.report import Report, Table
+from analysis.seeds import t_interval
 from data_manifests import languages as known_languages
 from data_manifests.published import language_groups, model_name, model_short, published_tables, statements
 from probe.corpus import resolve_languages
@@ -74,10 +74,8 @@ def over_seeds(runs: pd.DataFrame, system: str, quantity: str) -> dict[str, floa
     own = runs.loc[(runs["system"] == system) & (runs["quantity"] == quantity), "value"].to_numpy(dtype=float)
     own = own[np.isfinite(own)]
     mean = float(own.mean()) if len(own) else np.nan
-    if len(own) < 2:
-        return {"ours": mean, "low": np.nan, "high": np.nan, "seeds": len(own)}
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(own) - 1) * own.std(ddof=1) / len(own) ** 0.5)
-    return {"ours": mean, "low": mean - half, "high": mean + half, "seeds": len(own)}
+    low, high = t_interval(own, CONFIDENCE)
+    return {"ours": mean, "low": low, "high": high, "seeds": len(own)}
 
 
 def _changes(frame: pd.DataFrame, runs: pd.DataFrame, against: str) -> pd.DataFrame:

@@ -6,11 +6,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.compare import aligned_masks
 from analysis.documents import find_documents
 from analysis.resample import Bootstrap, Means, mean_sums
 from probe.results import RetrievalResult
+
+
+def t_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of `(run,)`; NaN of fewer than two."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    mean, half = (
+        values.mean(),
+        stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5,
+    )
+    return float(mean - half), float(mean + half)
 
 
 def over_seeds(

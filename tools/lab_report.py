@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from lab_data import LANGUAGES, PAIRED, SUPERVISED
 from lab_study import PLACES
-from scipy.stats import t
 from train_lab import Settings
 
 from align.card import table
@@ -24,6 +23,7 @@ from analysis.accuracies import language_means
 from analysis.association import partial_correlation
 from analysis.documents import find_documents
 from analysis.resample import Bootstrap, Means, mean_sums
+from analysis.seeds import t_interval
 from figures.curves import curves
 from figures.save import save
 from probe.results import RetrievalResult, direction_groups
@@ -253,10 +253,8 @@ def _by_layer(folder: Path, name: str, group: str) -> np.ndarray:
 
 
 def _interval(values: np.ndarray) -> str:
-    if len(values) < 2:
-        return ""
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return f"{values.mean() - half:.1f} to {values.mean() + half:.1f}"
+    low, high = t_interval(values)
+    return f"{low:.1f} to {high:.1f}" if len(values) > 1 else ""
 
 
 def slot_gains(runs: dict[str, Path]) -> Iterator[dict[str, Any]]:
