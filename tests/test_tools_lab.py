@@ -33,6 +33,7 @@ from train_lab import Settings, new_model, pooled_states, train, whole_states
 from align.examples import Message, encode_prompts, end_of_turn
 from align.tasks.slots import Slots
 from probe.device import choose_device
+from probe.errors import ModelError
 from probe.model import load_causal, open_model
 
 CPU = choose_device("cpu")
@@ -182,8 +183,13 @@ def test_a_run_ends_in_a_model_that_loads_and_a_killed_one_goes_on(
         with pytest.raises(KeyboardInterrupt):
             train(rows, out, 1, SMALL, Mixture(), CPU, compiled=False)
     assert torch.load(out / "checkpoint.pt", weights_only=True)["done"] == 2
+    with pytest.raises(ModelError, match=r"of another run \(seed"):
+        train(rows, out, 2, SMALL, Mixture(), CPU, compiled=False)
     train(rows, out, 1, SMALL, Mixture(), CPU, compiled=False)
     assert not (out / "checkpoint.pt").exists()
+    train(rows, tmp_path / "unbroken", 1, SMALL, Mixture(), CPU, compiled=False)
+    weights = [(each / "model.safetensors").read_bytes() for each in (out, tmp_path / "unbroken")]
+    assert weights[0] == weights[1]
     facts = json.loads((out / "lab.json").read_text())
     assert facts["shares"]["paired"] == draw_shares(1).paired
     assert [line["update"] for line in facts["log"]] == [3]

@@ -30,3 +30,15 @@ def test_the_folder_is_read_with_the_same_entities(tmp_path: Path, monkeypatch: 
         entity[:1] + entity[2:] for entity in given.gold.entities
     ]
     assert [entity.text for entity in row.gold.entities] == ["lima", "peru"]
+
+
+def test_longer_sentences_are_left_out_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "uner" / "UNER_English-EWT", tmp_path / "lower"
+    source.mkdir(parents=True)
+    longer = LINES.replace("A-1", "A-2").replace("Lima, in", "Lima, is in").replace("3\tin\tO", "3\tis in\tO")
+    (source / "en_ewt-ud-test.iob2").write_text(LINES + longer + LINES.replace("A-1", "A-3"), encoding="utf-8")
+    monkeypatch.setattr(
+        "sys.argv", ["lower_uner.py", "--uner", str(source.parent), "--out", str(out), "--longest", "13"]
+    )
+    main()
+    assert [row.id for row in Entities().rows(out, "test", "en")] == ["A-1", "A-3"]

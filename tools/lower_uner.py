@@ -1,8 +1,9 @@
 """Universal NER in lower case, for a model that has read nothing else: `builtin:lab` was trained on MASSIVE, which has no capitals.
 
-    python tools/lower_uner.py --uner UNER --out FOLDER
+    python tools/lower_uner.py --uner UNER --out FOLDER [--longest 80]
 
-The texts and tokens change, the tags and all else stay; the folder is read as Universal NER is.
+The texts and tokens change, the tags and all else stay; the folder is read as Universal NER is. With `--longest`, sentences of
+more characters are left out: MASSIVE's commands are short, and no position beyond 56 tokens was trained.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--uner", type=Path, required=True, help="folder of Universal NER, with its folders UNER_*")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--longest", type=int, help="most characters of a sentence; longer ones are left out")
     given = parser.parse_args()
     files = sorted(given.uner.glob("UNER_*/*.iob2*"))
     if not files:
@@ -26,7 +28,17 @@ def main() -> None:
         to = given.out / file.parent.name / file.name.removesuffix(".gz")
         to.parent.mkdir(parents=True, exist_ok=True)
         text = (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()).decode()
-        to.write_text("\n".join(lowered(line) for line in text.split("\n")), encoding="utf-8")
+        sentences = [
+            each for each in text.strip("\n").split("\n\n") if not given.longest or length(each) <= given.longest
+        ]
+        kept = "".join(f"{each}\n\n" for each in sentences)
+        to.write_text("\n".join(lowered(line) for line in kept.split("\n")), encoding="utf-8")
+
+
+def length(sentence: str) -> int:
+    """Characters of the text of a sentence, given as its lines in IOB2."""
+    (text,) = [line for line in sentence.split("\n") if line.startswith(_TEXT)]
+    return len(text.removeprefix(_TEXT).strip())
 
 
 def lowered(line: str) -> str:

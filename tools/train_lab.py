@@ -9,7 +9,7 @@ induced. The other rows are sequences `<s> x </s> <to-language> y </s>`, copies 
 the network itself is a plain Llama. The idea of a pooled vector between an encoder and a decoder of all languages is that of
 Artetxe and Schwenk (2019).
 
-A killed run goes on from its last checkpoint, though with other noise than it would have had. On a CPU one run takes about 10 minutes of a core, and a few to compile.
+A killed run goes on from its last checkpoint as if it had not been killed. On a CPU one run takes about 10 minutes of a core, and a few to compile.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from lab_data import (
 )  # fmt: skip
 
 from probe.device import choose_device
+from probe.errors import ModelError
 from probe.provenance import digest, versions
 from probe.store import write_json
 
@@ -93,7 +94,10 @@ def main() -> None:
     if not (given.out / "lab.json").exists():
         rows = utterances(given.massive, "train")
         settings = Settings(updates=given.updates)
-        train(rows, given.out, given.seed, settings, Mixture(), choose_device(given.device), not given.no_compile)
+        try:
+            train(rows, given.out, given.seed, settings, Mixture(), choose_device(given.device), not given.no_compile)
+        except ModelError as error:
+            parser.error(str(error))
 
 
 def train(
@@ -110,6 +114,9 @@ def train(
     Args:
         rows: language -> row id -> utterance.
         seed: of the languages' shares, the order of rows and the weights.
+
+    Raises:
+        ModelError: `out` has a checkpoint of another seed, other settings or other rows.
     """
     out.mkdir(parents=True, exist_ok=True)
     ids = [row for row in rows[LANGUAGES[0]] if part_of(row) == "pretrain"]
@@ -122,18 +129,15 @@ def train(
 
     torch.manual_seed(seed)
     model = new_model(settings).to(device)
-    log = _Loop(model, settings, out, compiled).run(
-        batches(tokenised(tokenizer, texts), shares, mixture, settings.rows, seed)
-    )
+    run = {"seed": seed, "settings": asdict(settings), "mixture": asdict(mixture), "data": digest(texts)}
+    stream = batches(tokenised(tokenizer, texts), shares, mixture, settings.rows, seed)
+    log = _Loop(model, settings, out, run, compiled).run(stream)
     model.cpu().half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     facts = {
-        "seed": seed,
-        "settings": asdict(settings),
-        "mixture": asdict(mixture),
+        **run,
         "shares": asdict(shares),
         "rows": len(ids),
-        "data": digest(texts),
         "log": log,
         "versions": versions(),
     }
@@ -204,8 +208,8 @@ def _through(llama: Any, blocks: Any, states: torch.Tensor) -> torch.Tensor:
 class _Loop:
     """Muon on the matrices of the blocks, AdamW on the rest; float32 weights, products in bfloat16 on a copy of them."""
 
-    def __init__(self, model: Any, settings: Settings, out: Path, compiled: bool) -> None:
-        self.model, self.settings, self.checkpoint = model, settings, out / "checkpoint.pt"
+    def __init__(self, model: Any, settings: Settings, out: Path, made_from: Mapping[str, Any], compiled: bool) -> None:
+        self.model, self.settings, self.checkpoint, self.made_from = model, settings, out / "checkpoint.pt", made_from
         self.device = model.device
         self.copy = copy.deepcopy(model).bfloat16()
         names = dict(model.named_parameters())
@@ -224,11 +228,20 @@ class _Loop:
         log: list[dict[str, float]] = []
         done = 0
         if self.checkpoint.exists():
-            held = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+            held = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            if held["made_from"] != self.made_from:
+                raise ModelError(
+                    f"{self.checkpoint} is of another run ({_differing(held['made_from'], self.made_from)})",
+                    "one of this seed, these settings and rows",
+                    "give another --out, or remove it",
+                )
             self.model.load_state_dict(held["model"])
             for optimizer, state in zip(self.optimizers, held["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
             log, done = held["log"], held["done"]
+            torch.set_rng_state(held["random"]["cpu"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(held["random"]["cuda"], self.device)
             for _ in range(done):
                 next(stream)
         losses, tokens, began = [], log[-1]["tokens"] if log else 0, time.monotonic()
@@ -304,7 +317,12 @@ class _Loop:
         return of_pooled if kind is Pooled else of_whole
 
     def _save(self, log: list[dict[str, float]], done: int) -> None:
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
         state = {
+            "made_from": self.made_from,
+            "random": random,
             "model": self.model.state_dict(),
             "optimizers": [each.state_dict() for each in self.optimizers],
             "log": log,
@@ -313,6 +331,11 @@ class _Loop:
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         os.replace(partial, self.checkpoint)
+
+
+def _differing(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Names of what two runs were made from, where they differ."""
+    return ", ".join(name for name in asked if held.get(name) != asked[name])
 
 
 if __name__ == "__main__":
