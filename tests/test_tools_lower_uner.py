@@ -42,3 +42,17 @@ def test_longer_sentences_are_left_out_and_the_others_stay(tmp_path: Path, monke
     )
     main()
     assert [row.id for row in Entities().rows(out, "test", "en")] == ["A-1", "A-3"]
+
+
+def test_sentences_without_an_entity_are_left_out_of_training_and_stay_in_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "uner" / "UNER_Portuguese-Bosque", tmp_path / "lower"
+    source.mkdir(parents=True)
+    without = LINES.replace("A-1", "A-2").replace("B-LOC", "O")
+    for split in ("train", "test"):
+        (source / f"pt_bosque-ud-{split}.iob2").write_text(LINES + without, encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["lower_uner.py", "--uner", str(source.parent), "--out", str(out), "--named"])
+    main()
+    kept = {split: [row.id for row in Entities().rows(out, split, "pt")] for split in ("train", "test")}
+    assert kept == {"train": ["A-1"], "test": ["A-1", "A-2"]}
