@@ -44,7 +44,7 @@ def beside(steps: Steps) -> Report:
     ]
     every = pd.DataFrame(runs, columns=["system", "quantity", "seed", "value"])
     rows = [
-        {"system": system, "quantity": quantity, **over_seeds(every, system, quantity), **_paper(plan, reference, system, quantity, spec)}
+        {"system": system, "quantity": quantity, **mean_of_runs(every, system, quantity), **_paper(plan, reference, system, quantity, spec)}
         for system in plan.systems
         for quantity, spec in _columns(plan).items()
     ]  # fmt: skip
@@ -69,7 +69,7 @@ def beside(steps: Steps) -> Report:
     return Report("reproduction", plan.recipe["title"], tables, remarks, facts)
 
 
-def over_seeds(runs: pd.DataFrame, system: str, quantity: str) -> dict[str, float]:
+def mean_of_runs(runs: pd.DataFrame, system: str, quantity: str) -> dict[str, float]:
     """Mean and Student-t interval of 95 % of one cell; no interval of fewer than two runs."""
     own = runs.loc[(runs["system"] == system) & (runs["quantity"] == quantity), "value"].to_numpy(dtype=float)
     own = own[np.isfinite(own)]
@@ -85,7 +85,7 @@ def _changes(frame: pd.DataFrame, runs: pd.DataFrame, against: str) -> pd.DataFr
     base = frame[frame["system"] == against].set_index("quantity")["paper"]
     names, rows = list(dict.fromkeys(frame["system"])), []
     for row in frame[frame["system"].isin(names[names.index(against) + 1 :])].itertuples():
-        own, paper = over_seeds(every, row.system, row.quantity), row.paper - base.get(row.quantity, np.nan)
+        own, paper = mean_of_runs(every, row.system, row.quantity), row.paper - base.get(row.quantity, np.nan)
         if np.isfinite(own["ours"]) and np.isfinite(paper):
             clear = own["low"] > 0 or own["high"] < 0
             agrees = ("yes" if own["ours"] * paper > 0 else "no") if clear and paper else None

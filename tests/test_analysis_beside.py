@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.beside import beside, over_seeds
+from analysis.beside import beside, mean_of_runs
 from analysis.compare import compare
-from analysis.seeds import over_seeds as curves_over_seeds
+from analysis.seeds import over_seeds
 from data_manifests import language_sets
 from data_manifests.published import language_groups
 from figures.reproduced import draw_reproduced
@@ -168,11 +168,11 @@ def test_a_language_has_a_column_of_its_own_beside_table_9(tmp_path: Path) -> No
 
 def test_two_runs_have_an_interval_and_one_has_none() -> None:
     runs = pd.DataFrame({"system": ["a"] * 3, "quantity": ["x", "x", "y"], "seed": [1, 2, 1], "value": [1.0, 3.0, 5.0]})
-    both = over_seeds(runs, "a", "x")
+    both = mean_of_runs(runs, "a", "x")
     assert (both["ours"], both["seeds"]) == (2, 2)
     assert (both["low"], both["high"]) == pytest.approx(stats.t.interval(0.95, 1, loc=2, scale=1))
-    assert np.isnan(over_seeds(runs, "a", "y")["low"])
-    assert np.isnan(over_seeds(runs, "b", "y")["ours"])
+    assert np.isnan(mean_of_runs(runs, "a", "y")["low"])
+    assert np.isnan(mean_of_runs(runs, "b", "y")["ours"])
 
 
 def test_curves_of_one_run_are_those_of_compare_and_of_several_their_mean(tmp_path: Path, simulate) -> None:
@@ -183,14 +183,14 @@ def test_curves_of_one_run_are_those_of_compare_and_of_several_their_mean(tmp_pa
     known = compare(
         tmp_path / "base", [tmp_path / "one"], names=["base", "one"], documents="sentences", draws=500
     ).frame("layers")
-    single, controls = curves_over_seeds(base, {"one": [one]}, draws=500)
+    single, controls = over_seeds(base, {"one": [one]}, draws=500)
     keys = ["layer", "group"]
     merged = single.merge(known, on=keys, suffixes=("", "_known"))
     assert len(merged)
     for column in ("base", "other", "difference", "low", "high"):
         np.testing.assert_allclose(merged[column], merged[f"{column}_known"], atol=1e-6)
-    several, _ = curves_over_seeds(base, {"m": [one, other]}, draws=500)
-    alone, _ = curves_over_seeds(base, {"o": [other]}, draws=500)
+    several, _ = over_seeds(base, {"m": [one, other]}, draws=500)
+    alone, _ = over_seeds(base, {"o": [other]}, draws=500)
     np.testing.assert_allclose(several["other"], (single["other"] + alone["other"]) / 2)
     assert set(controls["control"]) == {"char", "length"}
 

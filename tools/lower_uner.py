@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--uner", type=Path, required=True, help="folder of Universal NER, with its folders UNER_*")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--longest", type=int, help="most characters of a sentence; longer ones are left out")
-    parser.add_argument("--named", action="store_true", help="of training and development rows, those with an entity alone")
+    parser.add_argument(
+        "--named", action="store_true", help="of rows to train and choose on, those with an entity alone"
+    )
     given = parser.parse_args()
     files = sorted(given.uner.glob("UNER_*/*.iob2*"))
     if not files:

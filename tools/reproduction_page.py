@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from align.card import table
 from analysis.report import Report
 from data_manifests.reproduction import reproduction, reproduction_names
 
@@ -48,7 +49,7 @@ def sections(out: Path, images: Path) -> Iterator[str]:
     models = dict.fromkeys(f"{each.facts['model']}, constants `{each.facts['constants']}`" for each in reports.values())
     data = dict.fromkeys(told for each in reports.values() for told in each.facts["data"].values())
     yield f"Ours: {'; '.join(models)}. Data: {'; '.join(data)}.\n"
-    yield table(["recipe", "seeds", "minutes", "of shared steps"], list(costs(out, reports)))
+    yield markdown(["recipe", "seeds", "minutes", "of shared steps"], list(costs(out, reports)))
     for name, report in reports.items():
         yield f"### {report.title}\n"
         yield beside(report.frame("beside"), report.tables["beside"].digits, list(reproduction(name)["columns"]))
@@ -102,13 +103,13 @@ def beside(frame: pd.DataFrame, digits: int, order: Sequence[str] = ()) -> str:
 
     if len(systems) == 1:
         rows = [[quantity, own(systems[0], quantity), theirs(systems[0], quantity)] for quantity in quantities]
-        return table(["", "ours", "paper"], rows)
+        return markdown(["", "ours", "paper"], rows)
     rows = []
     for system in systems:
         rows.append([system, *(own(system, quantity) for quantity in quantities)])
         if any(said := [theirs(system, quantity) for quantity in quantities]):
             rows.append(["*paper*", *(f"*{each}*" if each else "" for each in said)])
-    return table(["", *quantities], rows)
+    return markdown(["", *quantities], rows)
 
 
 def ours(cell: Mapping[str, object], digits: int) -> str:
@@ -127,9 +128,8 @@ def _number(cell: Mapping[str, object], name: str, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) and np.isfinite(value) else ""
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    return table([dict(zip(head, row, strict=True)) for row in rows]) + "\n"
 
 
 if __name__ == "__main__":
