@@ -10,10 +10,13 @@ from figures.labels import place
 from figures.style import COLUMN, MINUS, legend_above, line, paper, sheet
 from probe.errors import AnalysisError
 
+_BANDED = 8
+"""Languages from which on a group has its band. That of fewer fills the panel and says no more than the interval of r above it."""
+
 
 @paper()
 def scatter(points: pd.DataFrame, band: pd.DataFrame, correlation: pd.DataFrame, accuracy: str, score: str) -> Figure:
-    """One marker a language, apart by group, with each group's line and its confidence band; r and p above the panel.
+    """One marker a language, apart by group, with each group's line and, from 8 languages on, its confidence band; r and p above the panel.
 
     Markers of a smaller group lie on those of a larger one.
 
@@ -42,7 +45,8 @@ def scatter(points: pd.DataFrame, band: pd.DataFrame, correlation: pd.DataFrame,
         look = line(number)
         own, fitted = points[points["group"] == group], band[band["group"] == group].sort_values("x")
         across = 100 * fitted["x"]
-        axes.fill_between(across, fitted["low"], fitted["high"], color=look.colour, alpha=0.15, linewidth=0)
+        if sizes[group] >= _BANDED:
+            axes.fill_between(across, fitted["low"], fitted["high"], color=look.colour, alpha=0.15, linewidth=0)
         axes.plot(across, fitted["fit"], color=look.colour, linestyle=look.dash, linewidth=0.9)
         (dots,) = axes.plot(
             100 * own["accuracy"], own["score"], linestyle="", marker=look.marker, color=look.colour, markersize=3.8,

@@ -57,6 +57,15 @@ def test_the_panel_holds_points_lines_and_r() -> None:
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("retrieval accuracy at layer 16 (%)", "slots F1 (%)")
 
 
+def test_a_group_of_few_languages_has_a_line_and_no_band() -> None:
+    points, band, correlation = made()
+    few = band.assign(group="supervised", high=[300.0, 300.0])
+    (axes,) = scatter(points, pd.concat([band, few]), correlation, "accuracy", "score").axes
+    (drawn,) = axes.collections
+    assert drawn.get_paths()[0].vertices[:, 1].max() == 190
+    assert sum(list(each.get_ydata()) == [50, 60] for each in axes.lines) == 2
+
+
 def test_groups_differ_by_marker_and_dash() -> None:
     (axes,) = scatter(*made(), "accuracy", "score").axes
     one, two = (each for each in axes.lines if ":" in str(each.get_label()))
