@@ -1,4 +1,4 @@
-"""Whose words the answers of docs/lab.md's study are: of the utterance, of its English translation, or of neither.
+"""Whose words the answers of docs/lab.md's study are: of the utterance, of a translation of it that was fine-tuned on, or of neither.
 
     python tools/lab_words.py --massive MASSIVE OUT SEED_FOLDER...
 
@@ -23,7 +23,7 @@ from align.card import table
 from analysis.seeds import t_interval
 
 WITHOUT_SPACES = ("zho_Hans", "jpn_Jpan", "tha_Thai")
-PLACES = ("of the utterance", "of the English one", "of neither")
+PLACES = ("of the utterance", "of a supervised language's", "of neither")
 
 
 def main() -> None:
@@ -68,12 +68,18 @@ def counts(answers: Path, codes: Sequence[str], texts: Mapping[str, Mapping[str,
     for code in codes:
         for line in (answers / f"{code}.jsonl").read_text(encoding="utf-8").strip().split("\n"):
             answer = json.loads(line)
-            own, english = (texts[language][answer["id"]].split() for language in (code, "eng_Latn"))
             number += 1
+            own = texts[code][answer["id"]].split()
+            others = [texts[other][answer["id"]] for other in SUPERVISED if other != code]
             for slot in answer["parsed"]["slots"]:
                 for word in slot["words"].split():
-                    found[PLACES[0 if word in own else 1 if word in english else 2]] += 1
+                    found[PLACES[0 if word in own else 1 if any(holds(each, word) for each in others) else 2]] += 1
     return found, number
+
+
+def holds(text: str, word: str) -> bool:
+    """Chinese, anywhere in the text."""
+    return word in (text if "\u4e00" <= word[0] <= "\u9fff" else text.split())
 
 
 if __name__ == "__main__":
