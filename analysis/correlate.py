@@ -12,6 +12,7 @@ from scipy import stats
 
 from analysis.accuracies import AGGREGATE, MIDDLE, Accuracies, language_means, layer_number, middle_layer
 from analysis.association import (
+    EXACT_LIMIT,
     bca_intervals,
     constant,
     fisher_interval,
@@ -230,14 +231,20 @@ def _rows(
 
 
 def _ranked(x: Float[np.ndarray, " language"], y: Float[np.ndarray, " language"], defined: bool) -> dict[str, float]:
-    """Spearman's rho and Kendall's tau-b with scipy's two-sided p."""
+    """Spearman's rho and Kendall's tau-b with scipy's two-sided p.
+
+    Up to 8 languages rho's is that of all orders: scipy's t distribution has 0 for two rankings of four languages that agree, where
+    2 orders of 24 do. (Kendall's is exact in scipy.)
+    """
     if not defined:
         return dict.fromkeys(("spearman", "spearman_p", "kendall", "kendall_p"), np.nan)
     x = np.round(x, 12)  # equal means differ in the last bit, which would break ties
     spearman, kendall = stats.spearmanr(x, y), stats.kendalltau(x, y)
+    ranks = stats.rankdata(x)[:, None], stats.rankdata(y)
+    exact = permutation_test(*ranks, 0, np.random.default_rng(0)) if len(x) <= EXACT_LIMIT else None
     return {
         "spearman": float(spearman.statistic),
-        "spearman_p": float(spearman.pvalue),
+        "spearman_p": float(exact.p[0] if exact else spearman.pvalue),
         "kendall": float(kendall.statistic),
         "kendall_p": float(kendall.pvalue),
     }

@@ -99,7 +99,11 @@ def _verdicts(
 
 def _finding(r: float, p: float, n: int) -> str:
     if p < _ALPHA:
-        return f"languages that are retrieved better score {'higher' if r > 0 else 'lower'}."
+        few = f" {n} languages are few: there is no bootstrap interval below {FEWEST_BOOTSTRAPPED}, and one language more may turn it."
+        return (
+            f"languages that are retrieved better score {'higher' if r > 0 else 'lower'}."
+            f"{few if n < FEWEST_BOOTSTRAPPED else ''}"
+        )
     t = stats.t.ppf(1 - _ALPHA / 2, n - 2)
     return f"no correlation was found (with {n} languages a single |r| below {t / np.sqrt(n - 2 + t**2):.2f} cannot be told from 0)."
 

@@ -33,6 +33,11 @@ DIRECTIONS = (
     "an aligned language with English, the trained pairs", "an aligned language with any other", "no aligned language",
     "all across scripts",
 )  # fmt: skip
+OTHERS = {
+    **{f"layer {layer}": layer for layer in range(Settings.blocks + 1) if layer != Settings.middle},
+    "`char`": "char",
+}
+"""What else F1 is set against, beside accuracy at the middle."""
 PERMUTATIONS = 10_000
 
 
@@ -94,10 +99,10 @@ def peaks(probes: dict[str, Path], group: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def by_language(folder: Path) -> pd.Series:
-    """Accuracy at the middle of each language, over the directions that touch it."""
-    result = RetrievalResult.load(folder)
-    return pd.Series(language_means(result.accuracy(Settings.middle), result.languages), index=list(result.languages))
+def by_language(folder: Path, key: int | str = Settings.middle) -> pd.Series:
+    """Accuracy of each language at a layer or of a control, over the directions that touch it."""
+    result = loaded(folder)
+    return pd.Series(language_means(result.accuracy(key), result.languages), index=list(result.languages))
 
 
 def levels(models: Sequence[Path], runs: dict[str, Path]) -> Iterator[dict[str, Any]]:
@@ -118,7 +123,8 @@ def levels(models: Sequence[Path], runs: dict[str, Path]) -> Iterator[dict[str, 
 
 
 def transfer_points(models: Sequence[Path], runs: dict[str, Path]) -> pd.DataFrame:
-    """A row a seed and transfer language: accuracy at the middle of the base, F1 after fine-tuning, shares."""
+    """A row a seed and transfer language: accuracy of the base at the middle, at the other layers and of the `char` control, F1
+    after fine-tuning, shares."""
     frames = []
     for model in models:
         scores = runs[model.name] / "tuned-scores" / "metrics.csv"
@@ -126,14 +132,16 @@ def transfer_points(models: Sequence[Path], runs: dict[str, Path]) -> pd.DataFra
             continue
         f1 = strict_f1(scores)
         shares = json.loads((model / "lab.json").read_text())["shares"]
-        own = by_language(runs[model.name] / "base-test")
+        base = runs[model.name] / "base-test"
+        own = by_language(base)
         codes = [code for code in LANGUAGES if code not in SUPERVISED]
+        others = {other: by_language(base, key)[codes].to_numpy() for other, key in OTHERS.items()}
         frames.append(
             pd.DataFrame(
                 {
                     "seed": model.name, "language": codes, "accuracy": own[codes].to_numpy(), "f1": f1[codes].to_numpy(),
                     "paired": [shares["paired"][code] for code in codes],
-                    "alone": [shares["alone"][code] for code in codes],
+                    "alone": [shares["alone"][code] for code in codes], **others,
                 }
             )
         )  # fmt: skip
@@ -158,6 +166,8 @@ def correlations(points: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield _correlation(points, "all seeds", ["seed"])
         yield _correlation(points, "given both shares", ["seed", "paired", "alone"])
         yield _correlation(points, "given both shares and the language", ["seed", "paired", "alone", "language"])
+        for other in [name for name in OTHERS if name in points]:
+            yield _correlation(points.assign(accuracy=points[other]), f"{other} instead, all seeds", ["seed"])
         drawn = points.assign(accuracy=np.log(points["paired"]))
         yield _correlation(drawn, "log rows beside translations and F1", ["seed"])
         yield _correlation(drawn.assign(f1=points["accuracy"]), "log rows beside translations and accuracy", ["seed"])

@@ -72,7 +72,8 @@ def costs(out: Path, reports: Mapping[str, Report]) -> Iterator[list[str]]:
         steps = set(report.facts["steps"].values())
         own, shared = (sum(seconds.get(step, 0.0) for step in part) for part in (steps - done, steps & done))
         done |= steps
-        yield [f"`{name}`", str(len(report.facts["seeds"])), f"{own / 60:.0f}", f"{shared / 60:.0f}"]
+        seeds = str(len(report.facts["seeds"])) if "runs" in report.tables else "nothing trained"
+        yield [f"`{name}`", seeds, f"{own / 60:.0f}", f"{shared / 60:.0f}"]
 
 
 def times(steps: Path) -> Iterator[tuple[str, float]]:
