@@ -48,12 +48,13 @@ def test_a_step_of_two_recipes_is_timed_once_and_figures_are_copied(tmp_path: Pa
             "model": "builtin:lab",
             "constants": "small",
         }
-        Report("reproduction", name, {"beside": Table(ROWS, "", digits=1)}, ("A remark.",), facts).save(tmp_path / name)
+        tables = {"beside": Table(ROWS, "", digits=1)} | ({"runs": Table(ROWS, "")} if name == "fig4" else {})
+        Report("reproduction", name, tables, ("A remark.",), facts).save(tmp_path / name)
     (tmp_path / "fig4" / "figures").mkdir()
     (tmp_path / "fig4" / "figures" / "fig4.png").touch()
     told = "\n".join(sections(tmp_path, tmp_path / "images"))
     assert told.startswith("Ours: builtin:lab, constants `small`. Data: MASSIVE.\n")
-    assert "| `fig4` | 1 | 2 | 0 |\n| `table2-slots` | 1 | 5 | 2 |\n" in told
+    assert "| `fig4` | 1 | 2 | 0 |\n| `table2-slots` | nothing trained | 5 | 2 |\n" in told
     assert "![fig4](images/reproduction/fig4.png)" in told
     assert "* A remark." in told
     assert (tmp_path / "images" / "fig4.png").is_file()
