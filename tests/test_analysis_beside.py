@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.beside import beside, mean_of_runs
+from analysis.beside import _of_runs, beside, mean_of_runs
 from analysis.compare import compare
 from analysis.seeds import over_seeds
 from data_manifests import language_sets
@@ -173,6 +173,16 @@ def test_two_runs_have_an_interval_and_one_has_none() -> None:
     assert (both["low"], both["high"]) == pytest.approx(stats.t.interval(0.95, 1, loc=2, scale=1))
     assert np.isnan(mean_of_runs(runs, "a", "y")["low"])
     assert np.isnan(mean_of_runs(runs, "b", "y")["ours"])
+
+
+def test_of_a_p_value_the_largest_of_the_seeds_is_told() -> None:
+    runs = pd.DataFrame(
+        {"system": ["a", "a", "b"], "quantity": ["p"] * 3, "seed": [1, 2, 1], "value": [0.01, 0.04, 0.5]}
+    )
+    told = _of_runs(runs, "a", "p", {"over": "largest"})
+    assert (told["ours"], told["seeds"]) == (0.04, 2)
+    assert np.isnan([told["low"], told["high"]]).all()
+    assert _of_runs(runs, "a", "p", {})["ours"] == pytest.approx(0.025)
 
 
 def test_curves_of_one_run_are_those_of_compare_and_of_several_their_mean(tmp_path: Path, simulate) -> None:
