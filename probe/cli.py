@@ -60,6 +60,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Of every random draw.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""What Typer raises of words that do not fit a command."""
+
+
 def main() -> None:
     """Entry point of `probe` and `python -m probe`. Exit codes: 0 done, 1 a bug, 2 the user's input, 130 Ctrl-C."""
     debug = "--debug" in sys.argv
@@ -67,17 +71,19 @@ def main() -> None:
     if not debug:
         _silence_libraries()
     try:
-        app()
+        code = app(standalone_mode=False)  # of a typer.Exit; 130 is what Typer makes of Ctrl-C, without a word
     except KeyboardInterrupt:
-        _fail(_interrupted(), 130)
-    except SystemExit as end:
-        if end.code == 130:  # what Typer makes of Ctrl-C, without a word
-            _fail(_interrupted(), 130)
-        raise
+        code = 130
     except Exception as error:
+        if len(sys.argv) == 1 and isinstance(error, _UsageError):
+            error.show()  # of `probe` alone, the help
+            sys.exit(2)
         if debug:
             traceback.print_exc()
         _fail(*_told(error))
+    if code == 130:
+        _fail(_interrupted(), 130)
+    sys.exit(code)
 
 
 def _interrupted() -> str:
@@ -92,6 +98,9 @@ def _told(error: Exception) -> tuple[str, int]:
     """The message and the exit code of a fault."""
     if isinstance(error, ProbeError):
         return str(error), 2
+    if isinstance(error, _UsageError):
+        command = error.ctx.command_path if error.ctx else "probe"
+        return f"{error.format_message().rstrip('.')}; expected what {command} --help lists; correct the command", 2
     if isinstance(error, OSError) and error.strerror:  # the system's answer; libraries raise OSErrors without one
         where = error.filename or "a file"
         return f"{where}: {error.strerror}; expected to read or write it; check the path and its permissions", 2

@@ -122,6 +122,12 @@ def test_python_minus_m_is_the_command(run_probe: RunProbe) -> None:
     assert command.stdout.replace("Usage: probe ", "") == module.stdout.replace("Usage: python -m probe ", "")
 
 
+def test_the_command_alone_shows_its_help(run_probe: RunProbe) -> None:
+    done = run_probe()
+    assert done.returncode == 2
+    assert "retrieve" in done.stdout + done.stderr
+
+
 def test_the_version_names_the_folder_it_runs_from(run_probe: RunProbe) -> None:
     done = run_probe("--version")
     assert done.returncode == 0
@@ -143,11 +149,12 @@ def test_the_version_names_the_folder_it_runs_from(run_probe: RunProbe) -> None:
         ["layers", "result", "--out", "report", "--seed", "-1"],
     ],
 )
-def test_wrong_usage_exits_with_2(run_probe: RunProbe, arguments: list[str]) -> None:
+def test_wrong_usage_is_told_in_one_line_and_exits_with_2(run_probe: RunProbe, arguments: list[str]) -> None:
     done = run_probe(*arguments)
-    assert done.returncode == 2
-    assert "Error: " in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert re.match(
+        r"probe: (Missing|No such|Invalid).*; expected what .*probe .*--help lists; correct the command", done.stderr
+    )
     assert done.stdout == ""
 
 
