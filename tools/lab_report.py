@@ -249,6 +249,16 @@ def aligned_languages(folder: Path) -> list[str]:
     return [path.name.split(".")[1].split("-")[0] for path in sorted((folder / "pairs").glob("*.eng_Latn"))]
 
 
+def trained_groups(folder: Path) -> dict[str, list[str]]:
+    """Languages by what they were trained on: slots, pairs, neither."""
+    aligned = aligned_languages(folder)
+    return {
+        "supervised": list(SUPERVISED),
+        "aligned": aligned,
+        "transfer, not aligned": [code for code in LANGUAGES if code not in (*SUPERVISED, *aligned)],
+    }
+
+
 @cache
 def loaded(folder: Path) -> RetrievalResult:
     """Read once for all groups of directions."""
@@ -278,13 +288,7 @@ def slot_gains(runs: dict[str, Path]) -> Iterator[dict[str, Any]]:
         means: dict[str, dict[str, float]] = {}
         for kind in both:
             f1 = strict_f1(folder / f"{kind}-scores" / "metrics.csv")
-            aligned = aligned_languages(folder)
-            groups = {
-                "supervised": SUPERVISED,
-                "aligned": aligned,
-                "transfer, not aligned": [c for c in LANGUAGES if c not in (*SUPERVISED, *aligned)],
-            }
-            means[kind] = {group: float(f1[list(codes)].mean()) for group, codes in groups.items()}
+            means[kind] = {group: float(f1[list(codes)].mean()) for group, codes in trained_groups(folder).items()}
         for group, before in means["tuned"].items():
             after = means["tuned-aligned"][group]
             row[group] = f"{before:.1f} -> {after:.1f}"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lab_data import LANGUAGES, SUPERVISED, utterances
-from lab_report import aligned_languages
+from lab_data import SUPERVISED, utterances
+from lab_report import trained_groups
 
 from align.card import table
 from analysis.seeds import t_interval
@@ -52,12 +52,8 @@ def shares(runs: Sequence[Path], texts: Mapping[str, Mapping[str, str]]) -> Iter
 
 def members(run: Path) -> dict[str, list[str]]:
     """Languages by group, those without spaces left out."""
-    aligned = aligned_languages(run)
-    codes = [code for code in LANGUAGES if code not in WITHOUT_SPACES]
     return {
-        "supervised": [code for code in codes if code in SUPERVISED],
-        "aligned": [code for code in codes if code in aligned],
-        "transfer, not aligned": [code for code in codes if code not in (*SUPERVISED, *aligned)],
+        group: [code for code in codes if code not in WITHOUT_SPACES] for group, codes in trained_groups(run).items()
     }
 
 
