@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.device import random_state, restore_random_state
+
 Chunk = TypeVar("Chunk")
 
 
@@ -42,19 +44,19 @@ def cached_backward(
     loss, gradients = _gradient_of_rows(loss_of, rows)
     for i, chunk in enumerate(chunks):
         with no_sync() if i < len(chunks) - 1 else nullcontext():
-            _restore(random_states[i], device)
+            restore_random_state(random_states[i], device)
             backward((encode(chunk) * gradients[i]).sum())
     return loss
 
 
 def _represent(
     encode: Callable[[Chunk], Tensor], chunks: Sequence[Chunk], device: torch.device
-) -> tuple[list[Tensor], list[list[Tensor]]]:
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """The rows of each chunk without graph, and the random state before each."""
     rows, random_states = [], []
     with torch.no_grad():
         for chunk in chunks:
-            random_states.append(_random_state(device))
+            random_states.append(random_state(device))
             rows.append(encode(chunk))
     # Older torch keeps what autocast narrowed for the whole of its context; without graph, it would cut the gradient.
     torch.clear_autocast_cache()
@@ -67,14 +69,3 @@ def _gradient_of_rows(loss_of: Callable[[Tensor], Tensor], rows: Sequence[Tensor
     loss = loss_of(whole)
     (gradient,) = torch.autograd.grad(loss, whole)
     return loss.detach(), gradient.split([len(part) for part in rows])
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    """Of the CPU and, where that is another, the device."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _restore(state: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)

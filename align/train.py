@@ -27,6 +27,7 @@ from align.run import Note, RunFolder, Standing, TrainResult, refuse_unwritable
 from align.schedule import Objective, objectives
 from align.sharded import load_optimizer_state, optimizer_state, prepare_sharded, whole
 from align.trainable import PairBatch, checkpoint_blocks, load_trainable
+from probe.device import random_state, restore_random_state
 from probe.errors import AlignError
 from probe.provenance import command, versions
 from probe.store import write_json
@@ -338,10 +339,7 @@ class Training:
 
     def save(self, folder: Path, standing: Standing) -> None:
         """Everything that the next update depends on; each rank writes its own random state."""
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
-        _save_tensors(random, folder / f"random-{self.accelerator.process_index}.pt")
+        _save_tensors(random_state(self.device), folder / f"random-{self.accelerator.process_index}.pt")
         self.save_adapter(folder)
         moments = optimizer_state(self.optimizer)
         if self.accelerator.is_main_process:
@@ -357,9 +355,7 @@ class Training:
         for name, source in self.data.sources().items():
             source.sampler.load_state_dict(state["samplers"][name])
         random = torch.load(folder / f"random-{self.accelerator.process_index}.pt", weights_only=True)
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"], self.device)
+        restore_random_state(random, self.device)
         return Standing(**state["standing"])
 
 

@@ -81,6 +81,20 @@ def fast_linears(weights: torch.Tensor) -> Iterator[None]:
         yield
 
 
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Torch's, of the CPU and, where that is another, the device."""
+    return {"cpu": torch.get_rng_state()} | (
+        {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    )
+
+
+def restore_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Of `random_state`; what was saved without a GPU leaves the device's as it is."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 class _OneDNNLinears(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

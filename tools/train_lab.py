@@ -43,7 +43,7 @@ from lab_data import (
     utterances,
 )  # fmt: skip
 
-from probe.device import choose_device
+from probe.device import choose_device, random_state, restore_random_state
 from probe.errors import ModelError
 from probe.provenance import digest, versions
 from probe.store import write_json
@@ -229,9 +229,10 @@ class _Loop:
         done = 0
         if self.checkpoint.exists():
             held = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-            if held["made_from"] != self.made_from:
+            # Earlier checkpoints do not say what they were made from.
+            if differing := _differing(held.get("made_from", {}), self.made_from):
                 raise ModelError(
-                    f"{self.checkpoint} is of another run ({_differing(held['made_from'], self.made_from)})",
+                    f"{self.checkpoint} is of another run ({differing})",
                     "one of this seed, these settings and rows",
                     "give another --out, or remove it",
                 )
@@ -239,9 +240,7 @@ class _Loop:
             for optimizer, state in zip(self.optimizers, held["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
             log, done = held["log"], held["done"]
-            torch.set_rng_state(held["random"]["cpu"])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(held["random"]["cuda"], self.device)
+            restore_random_state(held["random"], self.device)
             for _ in range(done):
                 next(stream)
         losses, tokens, began = [], log[-1]["tokens"] if log else 0, time.monotonic()
@@ -317,12 +316,9 @@ class _Loop:
         return of_pooled if kind is Pooled else of_whole
 
     def _save(self, log: list[dict[str, float]], done: int) -> None:
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
         state = {
             "made_from": self.made_from,
-            "random": random,
+            "random": random_state(self.device),
             "model": self.model.state_dict(),
             "optimizers": [each.state_dict() for each in self.optimizers],
             "log": log,
